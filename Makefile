@@ -1,0 +1,46 @@
+# Everything runs in .venv, made from python3 and requirements.lock; nothing else has to be installed.
+PYTHON ?= python3
+BIN := .venv/bin
+export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
+
+.PHONY: run test test-slow lint format lock clean
+
+run: .venv/runtime
+	$(BIN)/python -m flows.demo
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow --timeout=1800
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamps make an install happen once per change of the lock.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/runtime: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable . --constraint requirements.lock
+	touch $@
+
+.venv/dev: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint requirements.lock
+	touch $@ .venv/runtime
+
+lock: | .venv/bin/python
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-options --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	sed -i.orig -E -e 's/^(torch==[^+ ]*)\+[a-z0-9.]+/\1/' -e '1e grep "^\\#" constraints.txt' requirements.lock
+	rm requirements.lock.orig
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

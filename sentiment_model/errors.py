@@ -1,0 +1,33 @@
+"""Errors that a user can cause.
+
+Every message is one line that says what was wrong, where, and what to do about it. The command line prints it
+without a traceback and exits with a status other than zero.
+"""
+
+
+class SentimentError(Exception):
+    """Base of every error that a user's input, configuration or environment can cause."""
+
+
+class ConfigurationError(SentimentError):
+    """Options that are each valid but do not fit together, or do not fit the data."""
+
+
+class SourceError(SentimentError):
+    """A source of reviews is missing, unreadable, unsafe, or holds nothing usable."""
+
+
+class QualityError(SentimentError):
+    """Too large a share of the rows is unusable, or what is left cannot train or test a classifier."""
+
+
+class StoreError(SentimentError):
+    """A dataset is missing, incomplete or damaged, or the store cannot be written (a full disk, say)."""
+
+
+class ModelError(SentimentError):
+    """A model is missing, damaged, or its parts do not belong together."""
+
+
+class TrackingError(SentimentError):
+    """The MLflow server cannot be reached or refuses what was asked of it."""
