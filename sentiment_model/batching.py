@@ -1,0 +1,115 @@
+"""Token ids from Parquet to padded batches, without Python lists.
+
+A split is two flat tensors, values and offsets, as Arrow stores a list column. Reviews are grouped by length rounded
+up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each new one costs a warm-up on CPU) and
+little padding is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+LENGTH_STEP = 32
+
+
+@dataclass(frozen=True)
+class TokenizedReviews:
+    """Token ids of many reviews.
+
+    Attributes:
+        values: ids of all reviews in a row, int32, shape (tokens,).
+        offsets: where each review starts and the last one ends, int64, shape (reviews + 1,).
+        labels: 1 positive, 0 negative, float32, shape (reviews,); NaN where there is none.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of tokens of each review, int64, shape (reviews,)."""
+        return self.offsets.diff()
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "TokenizedReviews":
+        """Take the `ids` (list of int32) and, where there is one, `label` columns of an Arrow table."""
+        ids = table.column("ids").combine_chunks()
+        if isinstance(ids, pa.ChunkedArray):  # what combine_chunks returns for a table without rows
+            ids = pa.array([], type=ids.type)
+        offsets = ids.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+        values = ids.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]].astype(np.int32)
+        if "label" in table.column_names:
+            labels = pc.fill_null(pc.cast(table.column("label"), pa.float32()), float("nan")).to_numpy()
+        else:
+            labels = np.full(len(ids), np.nan, dtype=np.float32)
+        return cls(torch.from_numpy(values), torch.from_numpy(offsets - offsets[0]), torch.tensor(labels))
+
+    @classmethod
+    def from_parquet(cls, files: Sequence[str]) -> "TokenizedReviews":
+        """Read the `ids` and `label` columns of tokenized Parquet files."""
+        return cls.from_table(pa.concat_tables(pq.read_table(file, columns=["ids", "label"]) for file in files))
+
+    def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
+        """Return the ids of some reviews, padded at the end with 0, and their lengths.
+
+        A review without tokens is read as one padding token.
+
+        Args:
+            rows: which reviews, int64, shape (batch,).
+            padded_length: at least the longest of their lengths.
+
+        Returns:
+            ids, int32, shape (batch, padded_length), and lengths, int64, shape (batch,).
+        """
+        starts = self.offsets[rows].unsqueeze(1)
+        lengths = self.offsets[rows + 1].unsqueeze(1) - starts
+        step = torch.arange(padded_length)
+        inside = step < lengths
+        ids = torch.zeros(len(rows), padded_length, dtype=torch.int32)
+        ids[inside] = self.values[(starts + step)[inside]]
+        return ids, lengths.squeeze(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are computed together, and the length to which they are padded."""
+
+    rows: Tensor
+    padded_length: int
+
+
+def plan_batches(lengths: Tensor, token_budget: int, shuffle_seed: int | None = None) -> list[Batch]:
+    """Group reviews of similar length into batches under a budget of padded tokens.
+
+    Args:
+        lengths: tokens of each review, int64, shape (reviews,).
+        token_budget: largest number of padded tokens in a batch; a longer review is a batch of its own.
+        shuffle_seed: draws which reviews share a batch and the order of the batches; None keeps length order.
+
+    Returns:
+        batches that hold every review exactly once. Their number does not depend on the seed.
+    """
+    generator = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
+    padded = ((lengths.clamp(min=1) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP).numpy()
+    order = np.arange(len(padded)) if generator is None else generator.permutation(len(padded))
+    order = order[np.argsort(padded[order], kind="stable")]
+    sizes, firsts = np.unique(padded[order], return_index=True)
+    batches = []
+    for size, rows in zip(sizes.tolist(), np.split(order, firsts[1:]), strict=True):
+        per_batch = max(1, token_budget // size)
+        # Equal parts, so that no batch is a small remainder with a noisy gradient.
+        for part in np.array_split(rows, -(-len(rows) // per_batch)):
+            batches.append(Batch(torch.from_numpy(part), size))
+    if generator is not None:
+        batches = [batches[i] for i in generator.permutation(len(batches))]
+    return batches

@@ -1,0 +1,156 @@
+"""A trained model as a folder, and the predictor that answers from it.
+
+The folder holds ``weights.safetensors``, ``vocabulary.parquet`` and ``model.json``, which names the digests of the
+other two, so parts of different models are never mixed. Nothing in it is executable.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.config import ModelConfig
+from sentiment_model.errors import ModelError
+from sentiment_model.network import SentimentNetwork
+from sentiment_model.normalise import normalise
+from sentiment_model.store import sha256_of
+from sentiment_model.tokenize import encode
+from sentiment_model.training import predict_logits
+from sentiment_model.vocabulary import Vocabulary
+
+WEIGHTS, VOCABULARY, DESCRIPTION = "weights.safetensors", "vocabulary.parquet", "model.json"
+TOKENS_PER_BATCH = 16_384
+
+
+class ModelDescription(BaseModel):
+    """Everything but the weights and the vocabulary that a prediction depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    network: ModelConfig
+    max_tokens: int
+    vocabulary_size: int
+    temperature: float
+    weights_sha256: str
+    vocabulary_digest: str
+    trained_on: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hash that names weights, vocabulary and configuration together."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:20]
+
+
+def save_bundle(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    network: ModelConfig,
+    *,
+    max_tokens: int,
+    temperature: float,
+    trained_on: Mapping[str, str],
+) -> ModelDescription:
+    """Write a model's three files into an existing folder.
+
+    Args:
+        folder: where to write.
+        weights: state of a :class:`SentimentNetwork`.
+        vocabulary: the vocabulary it was trained with.
+        network: its architecture.
+        max_tokens: length to which reviews are cut, in tokens.
+        temperature: divisor of the logits that calibrates the probabilities.
+        trained_on: fingerprints of the datasets it was made from, by stage.
+    """
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    vocabulary.save(folder / VOCABULARY)
+    description = ModelDescription(
+        network=network,
+        max_tokens=max_tokens,
+        vocabulary_size=len(vocabulary),
+        temperature=temperature,
+        weights_sha256=sha256_of(folder / WEIGHTS),
+        vocabulary_digest=vocabulary.digest,
+        trained_on=dict(trained_on),
+    )
+    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2))
+    return description
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Labels raw text with a trained model, through the same text functions as training."""
+
+    network: SentimentNetwork
+    vocabulary: Vocabulary
+    description: ModelDescription
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> "Predictor":
+        """Load a model folder.
+
+        Raises:
+            ModelError: a file is missing or damaged, or weights and vocabulary do not belong together.
+        """
+        for name in (WEIGHTS, VOCABULARY, DESCRIPTION):
+            if not (folder / name).is_file():
+                raise ModelError(f"{folder} is not a model: it has no {name}")
+        try:
+            description = ModelDescription.model_validate_json((folder / DESCRIPTION).read_bytes())
+            if sha256_of(folder / WEIGHTS) != description.weights_sha256:
+                raise ModelError(f"{folder / WEIGHTS} is damaged or of another model; register the model again")
+            weights = load_file(folder / WEIGHTS)
+        except ValidationError as error:
+            raise ModelError(f"{folder / DESCRIPTION} is not a model description of this version") from error
+        except SafetensorError as error:
+            raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from error
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        if vocabulary.digest != description.vocabulary_digest or len(vocabulary) != description.vocabulary_size:
+            raise ModelError(
+                f"the vocabulary in {folder} ({len(vocabulary)} tokens) does not fit the model "
+                f"({description.vocabulary_size} tokens); register the model again"
+            )
+        network = SentimentNetwork(len(vocabulary), description.network)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelError(f"the weights in {folder} do not fit {DESCRIPTION}; register the model again") from error
+        device = device or torch.device("cpu")
+        return cls(network.to(device).eval(), vocabulary, description, device)
+
+    @property
+    def digest(self) -> str:
+        """Hash that names weights, vocabulary and configuration together."""
+        return self.description.digest
+
+    def predict(self, texts: pl.Series) -> pl.DataFrame:
+        """Score raw texts.
+
+        Args:
+            texts: raw text without nulls, length n. A text without tokens gets the model's answer to nothing.
+
+        Returns:
+            n rows in the same order: `probability` of positive (calibrated), `logit` (uncalibrated), `n_tokens`
+            (before truncation) and `n_unknown`.
+        """
+        frame = pl.DataFrame({"text": texts.cast(pl.String)}).select(normalise(pl.col("text")))
+        encoded = encode(frame, self.vocabulary, self.description.max_tokens)
+        reviews = TokenizedReviews.from_table(encoded.select("ids").to_arrow())
+        logits = predict_logits(self.network, reviews, TOKENS_PER_BATCH, self.device).double()
+        probability = torch.sigmoid(logits / self.description.temperature)
+        return encoded.select(
+            pl.Series("probability", probability.numpy()),
+            pl.Series("logit", logits.numpy()),
+            "n_tokens",
+            "n_unknown",
+        )

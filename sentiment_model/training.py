@@ -1,0 +1,335 @@
+"""Training of the recurrent network: reproducible, interruptible, on one process or several.
+
+Every source of randomness is a function of (seed, position): batch order of (seed, epoch), dropout of (seed, step,
+rank). A training that resumes from a checkpoint therefore ends with the same weights as one that was never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
+from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
+from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.network import SentimentNetwork
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Figures of one epoch; losses are mean binary cross-entropy in nats, rates are per second of training."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The best weights by validation loss, and how training went."""
+
+    weights: dict[str, Tensor]
+    history: list[EpochMetrics]
+    best_epoch: int
+    validation_logits: Tensor
+
+
+class Observer(Protocol):
+    """Is told how training goes; called on the first process only."""
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        """Called after each optimizer step with the number of steps done."""
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Called after each epoch. A resumed training repeats no epoch that was checkpointed."""
+
+
+@dataclass
+class _Progress:
+    """Where training stands; kept in the checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_loss: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def finished_early(self) -> int:
+        """Epochs since the best one."""
+        return self.epoch - 1 - self.best_epoch
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        ModelError: CUDA was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("SENTIMENT_DEVICE is cuda, but PyTorch finds no CUDA device; set it to auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", dist.get_node_local_rank(0) if dist.is_initialized() else 0)
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    `one-cycle` follows Smith & Topin (2018), "Super-Convergence": a cosine rise from 1/25 of the peak over the warm-up
+    share, then a cosine fall to nearly zero. `cosine` rises linearly from zero instead.
+    """
+    warmup = max(1, round(config.warmup_share * total_steps))
+    if step < warmup:
+        if config.schedule == "cosine":
+            return config.learning_rate * (step + 1) / warmup
+        rise = (1 - math.cos(math.pi * step / warmup)) / 2
+        return config.learning_rate * (0.04 + 0.96 * rise)
+    fall = (step - warmup) / max(1, total_steps - warmup)
+    return config.learning_rate * max(1e-4, (1 + math.cos(math.pi * fall)) / 2)
+
+
+def predict_logits(network: nn.Module, reviews: TokenizedReviews, token_budget: int, device: torch.device) -> Tensor:
+    """Return the logits of all reviews in their order, float32 on the CPU, shape (reviews,)."""
+    logits = torch.empty(len(reviews))
+    network.eval()
+    with torch.inference_mode(), _autocast(device):
+        for batch in plan_batches(reviews.lengths, token_budget):
+            ids, lengths = reviews.batch(batch.rows, batch.padded_length)
+            logits[batch.rows] = network(ids.to(device), lengths.to(device)).cpu()
+    return logits
+
+
+def train(
+    train_reviews: TokenizedReviews,
+    validation_reviews: TokenizedReviews,
+    vocabulary_size: int,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    observer: Observer | None = None,
+) -> TrainingResult:
+    """Train until the epochs are done or validation stops improving, resuming from `checkpoint` where it exists.
+
+    With an initialised process group, each process computes its share of every global batch and all end with the same
+    weights; the loss is that of one process on the global batch.
+
+    Raises:
+        QualityError: a split is empty or has a row without a label.
+        ModelError: the loss is no longer finite, or the checkpoint is damaged.
+    """
+    for name, split in (("train", train_reviews), ("validation", validation_reviews)):
+        if len(split) == 0 or bool(split.labels.isnan().any()):
+            raise QualityError(f"the {name} split is empty or has reviews without a label; check the cleaned data")
+    with _deterministic(device):
+        trainer = _Trainer(
+            train_reviews, validation_reviews, vocabulary_size, model_config, config, device, checkpoint, observer
+        )
+        return trainer.run()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        train_reviews: TokenizedReviews,
+        validation_reviews: TokenizedReviews,
+        vocabulary_size: int,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        device: torch.device,
+        checkpoint: Path,
+        observer: Observer | None,
+    ) -> None:
+        self.train_reviews, self.validation_reviews = train_reviews, validation_reviews
+        self.config, self.device, self.checkpoint = config, device, checkpoint
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.observer = observer if self.rank == 0 else None
+        torch.manual_seed(config.seed)
+        self.network = SentimentNetwork(vocabulary_size, model_config).to(device)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.total_steps = config.epochs * len(self._batches(0))
+        self.progress = _Progress()
+        self.best: dict[str, Tensor] = {}
+        self._resume()
+        self.parallel: nn.Module = DistributedDataParallel(self.network) if self.world > 1 else self.network
+
+    def run(self) -> TrainingResult:
+        while self.progress.epoch < self.config.epochs and self.progress.finished_early < self.config.patience:
+            self._run_epoch()
+        self.network.load_state_dict(self.best)
+        logits = predict_logits(self.network, self.validation_reviews, self.config.tokens_per_batch, self.device)
+        return TrainingResult(
+            weights={name: tensor.cpu() for name, tensor in self.best.items()},
+            history=[EpochMetrics(**metrics) for metrics in self.progress.history],
+            best_epoch=self.progress.best_epoch,
+            validation_logits=logits,
+        )
+
+    def _batches(self, epoch: int) -> list[Batch]:
+        seed = self.config.seed * 1_000_003 + epoch
+        return plan_batches(self.train_reviews.lengths, self.config.tokens_per_batch, seed)
+
+    def _run_epoch(self) -> None:
+        progress = self.progress
+        started, saved = time.perf_counter() - progress.seconds, time.monotonic()
+        for batch in self._batches(progress.epoch)[progress.batch :]:
+            loss = self._step(batch)
+            progress.batch += 1
+            progress.step += 1
+            progress.loss_sum += loss * len(batch.rows)
+            progress.rows += len(batch.rows)
+            progress.tokens += len(batch.rows) * batch.padded_length
+            progress.seconds = time.perf_counter() - started
+            if self.observer:
+                self.observer.on_step(progress.step, self.total_steps, loss)
+            if time.monotonic() - saved >= self.config.checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+        metrics = self._validate()
+        progress.history.append(asdict(metrics))
+        if metrics.validation_loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch = metrics.validation_loss, progress.epoch
+            self.best = {name: tensor.clone() for name, tensor in self._kept().state_dict().items()}
+        progress.epoch += 1
+        progress.batch = progress.rows = progress.tokens = 0
+        progress.loss_sum = progress.seconds = 0.0
+        if self.observer:
+            self.observer.on_epoch(metrics)
+        self._save()
+
+    def _step(self, batch: Batch) -> float:
+        """Take one optimizer step; return the mean loss over the global batch."""
+        torch.manual_seed(((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.rank) % 2**63)
+        rate = learning_rate(self.progress.step, self.total_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        share = batch.rows[self.rank :: self.world]
+        # A process without a row of its own computes one at weight 0, so that all take part in the all-reduce.
+        rows, weight = (share, 1.0) if len(share) else (batch.rows[:1], 0.0)
+        ids, lengths = self.train_reviews.batch(rows, batch.padded_length)
+        labels = self.train_reviews.labels[rows].to(self.device)
+        self.parallel.train()
+        with _autocast(self.device):
+            logits = self.parallel(ids.to(self.device), lengths.to(self.device))
+        loss = weight * F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(batch.rows)
+        self.optimizer.zero_grad()
+        (loss * self.world).backward()  # DistributedDataParallel averages the gradients; the loss wants their sum
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        total = loss.detach()
+        if self.world > 1:
+            dist.all_reduce(total)
+        if not math.isfinite(value := total.item()):
+            raise ModelError(
+                f"the training loss is {value} at step {self.progress.step}; lower the learning rate or clip_norm"
+            )
+        return value
+
+    def _validate(self) -> EpochMetrics:
+        progress = self.progress
+        figures = torch.zeros(2, dtype=torch.float64, device=self.device)
+        if self.rank == 0:
+            logits = predict_logits(self._kept(), self.validation_reviews, self.config.tokens_per_batch, self.device)
+            labels = self.validation_reviews.labels
+            figures[0] = F.binary_cross_entropy_with_logits(logits.double(), labels.double())
+            figures[1] = ((logits > 0) == (labels > 0.5)).double().mean()
+        if self.world > 1:
+            dist.broadcast(figures, 0)
+        return EpochMetrics(
+            epoch=progress.epoch,
+            train_loss=progress.loss_sum / progress.rows,
+            validation_loss=figures[0].item(),
+            validation_accuracy=figures[1].item(),
+            learning_rate=learning_rate(progress.step - 1, self.total_steps, self.config),
+            seconds=progress.seconds,
+            tokens_per_second=progress.tokens / progress.seconds,
+        )
+
+    def _kept(self) -> nn.Module:
+        """The network whose weights are validated and kept."""
+        return self.averaged.module if self.config.ema_decay else self.network
+
+    def _save(self) -> None:
+        if self.rank:
+            return
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.module.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        tensors["averaged_updates"] = self.averaged.n_averaged
+        save_checkpoint(self.checkpoint, tensors, asdict(self.progress))
+
+    def _resume(self) -> None:
+        saved = load_checkpoint(self.checkpoint)
+        if saved is None:
+            return
+        tensors, progress = saved
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "averaged": {}, "best": {}}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition(".")
+            if group in groups:
+                groups[group][name] = tensor.to(self.device)
+        try:
+            self.network.load_state_dict(groups["network"])
+            self.averaged.module.load_state_dict(groups["averaged"])
+            for name, parameter in self.network.named_parameters():
+                for key in ("step", "exp_avg", "exp_avg_sq"):
+                    value = tensors[f"optimizer.{key}.{name}"]
+                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(self.device)
+            self.averaged.n_averaged.copy_(tensors["averaged_updates"])
+        except (RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"checkpoint {self.checkpoint} is of another network; delete it to start the training anew"
+            ) from error
+        self.best = groups["best"]
+        self.progress = _Progress(**progress)
+
+
+def _autocast(device: torch.device) -> AbstractContextManager[object]:
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+class _deterministic:  # noqa: N801 - reads as the context manager it is
+    """Makes kernels deterministic and denormal numbers zero (they can slow a CPU a hundredfold) while it lasts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = torch.are_deterministic_algorithms_enabled()
+
+    def __enter__(self) -> None:
+        torch.set_flush_denormal(True)
+        if self.device.type == "cuda":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_flush_denormal(False)
+        torch.use_deterministic_algorithms(self.before)
