@@ -1,17 +1,14 @@
-"""Token ids from Parquet to padded batches, without Python lists.
+"""Token ids from Arrow lists to padded batches, without Python lists.
 
 A split is two flat tensors, values and offsets, as Arrow stores a list column. Reviews are grouped by length rounded
 up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each new one costs a warm-up on CPU) and
 little padding is computed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -41,23 +38,16 @@ class TokenizedReviews:
         return self.offsets.diff()
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> "TokenizedReviews":
-        """Take the `ids` (list of int32) and, where there is one, `label` columns of an Arrow table."""
-        ids = table.column("ids").combine_chunks()
-        if isinstance(ids, pa.ChunkedArray):  # what combine_chunks returns for a table without rows
-            ids = pa.array([], type=ids.type)
-        offsets = ids.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-        values = ids.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]].astype(np.int32)
-        if "label" in table.column_names:
-            labels = pc.fill_null(pc.cast(table.column("label"), pa.float32()), float("nan")).to_numpy()
-        else:
-            labels = np.full(len(ids), np.nan, dtype=np.float32)
-        return cls(torch.from_numpy(values), torch.from_numpy(offsets - offsets[0]), torch.tensor(labels))
-
-    @classmethod
-    def from_parquet(cls, files: Sequence[str]) -> "TokenizedReviews":
-        """Read the `ids` and `label` columns of tokenized Parquet files."""
-        return cls.from_table(pa.concat_tables(pq.read_table(file, columns=["ids", "label"]) for file in files))
+    def from_frame(cls, frame: pl.DataFrame) -> "TokenizedReviews":
+        """Take the columns `ids` (list of Int32) and, where there is one, `label` of a frame."""
+        ids = frame.get_column("ids").to_arrow()
+        offsets = ids.offsets.to_numpy().astype(np.int64)
+        values = ids.values.to_numpy()[offsets[0] : offsets[-1]]
+        labels = torch.full((frame.height,), torch.nan)
+        if "label" in frame.columns:
+            labels = torch.tensor(frame.get_column("label").cast(pl.Float32).fill_null(float("nan")).to_numpy())
+        # `torch.tensor` copies: Arrow's buffers are read-only, which torch does not know.
+        return cls(torch.tensor(values), torch.from_numpy(offsets - offsets[0]), labels)
 
     def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
         """Return the ids of some reviews, padded at the end with 0, and their lengths.

@@ -145,7 +145,7 @@ class Predictor:
         """
         frame = pl.DataFrame({"text": texts.cast(pl.String)}).select(normalise(pl.col("text")))
         encoded = encode(frame, self.vocabulary, self.description.max_tokens)
-        reviews = TokenizedReviews.from_table(encoded.select("ids").to_arrow())
+        reviews = TokenizedReviews.from_frame(encoded.select("ids"))
         logits = predict_logits(self.network, reviews, TOKENS_PER_BATCH, self.device).double()
         probability = torch.sigmoid(logits / self.description.temperature)
         return encoded.select(

@@ -151,6 +151,9 @@ class TrainConfig(Config):
         0.998, ge=0.0, lt=1.0, description="Decay per step of the averaged weights that are kept; 0 turns it off."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of initialisation, dropout and batch order.")
+    processes: int = Field(
+        1, ge=1, le=1024, description="Training processes on this machine, one per GPU; each batch is shared out."
+    )
     checkpoint_seconds: float = Field(
         30.0, ge=0.0, description="Time between checkpoints within an epoch, in seconds; 0 writes one every step."
     )

@@ -1,0 +1,64 @@
+"""Runs a flow from the command line; flags, defaults and help come from the flow's own parameter model."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from sentiment_model.errors import SentimentError
+
+Run = TypeVar("Run", bound=BaseModel)
+
+
+def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence[str] | None = None) -> int:
+    """Run `flow` with the parameters that the command line describes.
+
+    Args:
+        model: the flow's parameter model.
+        flow: called with an instance of it.
+        arguments: the command line without the program's name; `sys.argv[1:]` if None.
+
+    Returns:
+        the exit status: 0, 1 where the run failed for a reason that the user can mend, 2 for wrong options. Reasons
+        are printed to standard error, one line each.
+    """
+    try:
+        run = CliApp.run(
+            model, cli_args=list(sys.argv[1:] if arguments is None else arguments), cli_exit_on_error=False
+        )
+    except SettingsError as error:
+        return _fail(2, f"{str(error).removeprefix('error parsing CLI: ')}; --help lists the options")
+    except ValidationError as error:
+        return _fail(2, *(_describe(list(detail["loc"]), detail["msg"]) for detail in error.errors()))
+    quieten_user_errors()
+    try:
+        flow(run)
+    except SentimentError as error:
+        return _fail(1, str(error))
+    return 0
+
+
+def quieten_user_errors() -> None:
+    """Make Prefect log errors that a user can cause in one line, without the traceback of our own code."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], SentimentError):
+        record.exc_info = None
+    return True
+
+
+def _describe(location: list[int | str], message: str) -> str:
+    option = ".".join(str(part) for part in location).replace("_", "-")
+    return f"--{option}: {message}" if option else message.removeprefix("Value error, ")
+
+
+def _fail(status: int, *messages: str) -> int:
+    for message in messages:
+        sys.stderr.write(f"error: {message}\n")
+    return status

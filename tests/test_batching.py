@@ -1,0 +1,66 @@
+"""Batches hold every review once, within the budget, with the right ids."""
+
+import polars as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentiment_model.batching import LENGTH_STEP, TokenizedReviews, plan_batches
+
+REVIEWS = st.lists(st.lists(st.integers(1, 2**31 - 1), max_size=90), min_size=1, max_size=40)
+
+
+def tokenized(ids: list[list[int]]) -> TokenizedReviews:
+    labels = [i % 2 for i in range(len(ids))]
+    return TokenizedReviews.from_frame(
+        pl.DataFrame({"ids": ids, "label": labels}, schema={"ids": pl.List(pl.Int32), "label": pl.Int8})
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids=REVIEWS, budget=st.integers(1, 400), seed=st.none() | st.integers(0, 2**31))
+def test_every_review_is_in_one_batch_with_its_own_tokens(
+    ids: list[list[int]], budget: int, seed: int | None
+) -> None:
+    reviews = tokenized(ids)
+    seen: list[int] = []
+    for batch in plan_batches(reviews.lengths, budget, seed):
+        assert batch.padded_length % LENGTH_STEP == 0
+        assert len(batch.rows) == 1 or len(batch.rows) * batch.padded_length <= budget
+        padded, lengths = reviews.batch(batch.rows, batch.padded_length)
+        assert padded.shape == (len(batch.rows), batch.padded_length)
+        for row, tokens, length in zip(batch.rows.tolist(), padded.tolist(), lengths.tolist(), strict=True):
+            assert length == max(1, len(ids[row]))
+            assert tokens == ids[row] + [0] * (batch.padded_length - len(ids[row]))
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(len(ids)))
+
+
+def test_order_is_drawn_by_the_seed_alone() -> None:
+    lengths = torch.randint(1, 400, (500,), generator=torch.Generator().manual_seed(0))
+
+    def rows(seed: int) -> list[list[int]]:
+        return [batch.rows.tolist() for batch in plan_batches(lengths, 4_000, seed)]
+
+    assert rows(1) == rows(1)
+    assert rows(1) != rows(2)
+    assert len(rows(1)) == len(rows(2))
+
+
+def test_little_of_a_batch_is_padding() -> None:
+    lengths = torch.randint(1, 400, (5_000,), generator=torch.Generator().manual_seed(0))
+    batches = plan_batches(lengths, 12_000)
+    computed = sum(len(batch.rows) * batch.padded_length for batch in batches)
+    assert computed < 1.1 * int(lengths.sum())
+    assert len({batch.padded_length for batch in batches}) <= 400 // LENGTH_STEP + 1
+
+
+def test_sliced_frames_and_missing_labels() -> None:
+    frame = pl.DataFrame({"ids": [[9], [1, 2], [], [3]], "label": [0, 1, None, 1]})
+    frame = frame.cast({"ids": pl.List(pl.Int32), "label": pl.Int8}).slice(1)
+    reviews = TokenizedReviews.from_frame(frame)
+    assert reviews.values.tolist() == [1, 2, 3]
+    assert reviews.lengths.tolist() == [2, 0, 1]
+    assert reviews.labels.isnan().tolist() == [False, True, False]
+    assert TokenizedReviews.from_frame(frame.select("ids")).labels.isnan().all()
+    assert len(TokenizedReviews.from_frame(frame.clear())) == 0

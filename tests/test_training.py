@@ -1,0 +1,165 @@
+"""Training learns, repeats itself exactly, and resumes to the same result from wherever it stopped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.checkpoint import load_checkpoint
+from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.training import EpochMetrics, TrainingResult, choose_device, learning_rate, train
+
+CPU = torch.device("cpu")
+VOCABULARY = 60
+MODEL = ModelConfig(cell="lstm", hidden_size=12, embedding_size=10)
+CONFIG = TrainConfig(epochs=3, tokens_per_batch=512, learning_rate=1e-2, ema_decay=0.9, checkpoint_seconds=0)
+
+
+def reviews(count: int, seed: int) -> TokenizedReviews:
+    """Reviews whose sentiment is decided by two of their words, as in life."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    ids = []
+    for label in labels.tolist():
+        length = int(torch.randint(3, 60, (1,), generator=generator))
+        words = torch.randint(4, VOCABULARY, (length,), generator=generator)
+        words[int(torch.randint(0, length, (1,), generator=generator))] = 2 + label
+        ids.append(words.tolist())
+    return TokenizedReviews.from_frame(
+        pl.DataFrame({"ids": ids, "label": labels.tolist()}, schema={"ids": pl.List(pl.Int32), "label": pl.Int8})
+    )
+
+
+TRAIN, VALIDATION = reviews(600, 0), reviews(200, 1)
+
+
+class Recorder:
+    """Keeps what it is told; stops the training before step `stop_at` as a crash would."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.steps: list[int] = []
+        self.epochs: list[EpochMetrics] = []
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        self.steps.append(step)
+        if step == self.stop_at:
+            raise InterruptedError
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self.epochs.append(metrics)
+
+
+def run(
+    checkpoint: Path, config: TrainConfig = CONFIG, observer: Recorder | None = None, model: ModelConfig = MODEL
+) -> TrainingResult:
+    return train(
+        TRAIN, VALIDATION, VOCABULARY, model, config, device=CPU, checkpoint=checkpoint, observer=observer
+    )
+
+
+def without_times(history: list[EpochMetrics]) -> list[EpochMetrics]:
+    return [replace(metrics, seconds=0.0, tokens_per_second=0.0) for metrics in history]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return run(tmp_path_factory.mktemp("unbroken") / "c.safetensors")
+
+
+def test_it_learns(unbroken: TrainingResult) -> None:
+    assert unbroken.history[unbroken.best_epoch].validation_accuracy > 0.95
+    assert len(unbroken.validation_logits) == len(VALIDATION)
+    accuracy = ((unbroken.validation_logits > 0) == (VALIDATION.labels > 0.5)).double().mean().item()
+    assert accuracy == unbroken.history[unbroken.best_epoch].validation_accuracy
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_other_cells_learn(cell: str, tmp_path: Path) -> None:
+    model = MODEL.model_copy(update={"cell": cell})
+    result = run(tmp_path / "c.safetensors", model=model)
+    assert result.history[result.best_epoch].validation_accuracy > 0.9
+
+
+@pytest.mark.parametrize("stop_at", [1, 17, 40])
+def test_interrupted_training_ends_the_same(stop_at: int, unbroken: TrainingResult, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    with pytest.raises(InterruptedError):
+        run(checkpoint, observer=Recorder(stop_at))
+    resumed = Recorder()
+    result = run(checkpoint, observer=resumed)
+    # The checkpoint of the interrupted step was not written, so exactly that step is repeated.
+    assert resumed.steps[0] == stop_at
+    assert without_times(result.history) == without_times(unbroken.history)
+    assert result.weights.keys() == unbroken.weights.keys()
+    for name, tensor in result.weights.items():
+        assert torch.equal(tensor, unbroken.weights[name]), name
+
+
+def test_finished_training_is_not_repeated(unbroken: TrainingResult, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    run(checkpoint)
+    again = Recorder()
+    result = run(checkpoint, observer=again)
+    assert again.steps == []
+    assert torch.equal(result.validation_logits, unbroken.validation_logits)
+
+
+def test_another_seed_trains_another_network(unbroken: TrainingResult, tmp_path: Path) -> None:
+    other = run(tmp_path / "c.safetensors", CONFIG.model_copy(update={"seed": 1}))
+    assert not torch.equal(other.validation_logits, unbroken.validation_logits)
+
+
+def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"epochs": 30, "learning_rate": 3e-2, "patience": 2})
+    result = run(tmp_path / "c.safetensors", config)
+    assert len(result.history) < 30
+    assert result.best_epoch == len(result.history) - 1 - config.patience
+    losses = [metrics.validation_loss for metrics in result.history]
+    assert losses[result.best_epoch] == min(losses)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_learning_rate_rises_to_its_peak_and_falls(schedule: str) -> None:
+    config = TrainConfig(schedule=schedule, learning_rate=0.5, warmup_share=0.2)  # type: ignore[arg-type]
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert max(rates) == pytest.approx(0.5)
+    assert 0 < min(rates[0], rates[-1]) < 0.05
+
+
+def test_divergence_is_an_error(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "ema_decay": 0.0})
+    with pytest.raises(ModelError, match="lower the learning rate"):
+        run(tmp_path / "c.safetensors", config)
+
+
+def test_unlabelled_reviews_cannot_be_trained_on(tmp_path: Path) -> None:
+    unlabelled = replace(TRAIN, labels=torch.full_like(TRAIN.labels, torch.nan))
+    with pytest.raises(QualityError, match="train split"):
+        train(unlabelled, VALIDATION, VOCABULARY, MODEL, CONFIG, device=CPU, checkpoint=tmp_path / "c.safetensors")
+
+
+def test_damaged_or_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "c.safetensors"
+    with pytest.raises(InterruptedError):
+        run(checkpoint, observer=Recorder(5))
+    with pytest.raises(ModelError, match="another network"):
+        run(checkpoint, model=MODEL.model_copy(update={"hidden_size": 13}))
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="damaged"):
+        load_checkpoint(checkpoint)
+
+
+def test_device_names() -> None:
+    assert choose_device("cpu") == CPU
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == CPU
+        with pytest.raises(ModelError, match="CUDA"):
+            choose_device("cuda")
