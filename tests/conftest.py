@@ -1,0 +1,38 @@
+"""Shared fixtures: nothing in a test touches the user's Prefect or MLflow, or reaches the network."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Prefect reads its settings when it is imported, so they are set before any test module imports it.
+_prefect_home = tempfile.mkdtemp(prefix="sentiment-tests-")
+os.environ["PREFECT_HOME"] = _prefect_home
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+os.environ.pop("PREFECT_API_URL", None)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A temporary Prefect server with its own database, shared by the tests of a session."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def settings_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point every setting of the pipeline into a temporary folder, and return the folder."""
+    monkeypatch.setenv("SENTIMENT_STORE_URL", str(tmp_path / "store"))
+    monkeypatch.setenv("SENTIMENT_SCRATCH_DIR", str(tmp_path / "scratch"))
+    monkeypatch.setenv("SENTIMENT_MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("SENTIMENT_MLFLOW_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("SENTIMENT_DEVICE", "cpu")
+    return tmp_path
