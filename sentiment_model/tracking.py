@@ -1,0 +1,486 @@
+"""MLflow: training runs, the model registry, and models fetched from it.
+
+This is the only module that talks to MLflow; :mod:`sentiment_model.pyfunc_model` is the script that it logs
+with a model. Versions are named by aliases: `challenger` is the newest one registered, `champion` the one
+that scores by default, `previous` the one that was champion before it.
+"""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import mlflow
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Dataset as MlflowDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription, Predictor
+from sentiment_model.errors import ModelError, TrackingError
+from sentiment_model.settings import Settings
+from sentiment_model.store import Dataset
+from sentiment_model.training import EpochMetrics
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+FINGERPRINT_TAG = "sentiment.fingerprint"
+DIGEST_TAG = "bundle_digest"
+ROLLED_BACK_TAG = "rolled_back_at"
+
+# What the model needs to answer; the rest of the project's dependencies stay at home.
+_INFERENCE_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "obstore",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "safetensors",
+    "torch",
+)
+_SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "text")]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label", required=False),
+            ColSpec(DataType.double, "probability", required=False),
+            ColSpec(DataType.string, "model_version"),
+        ]
+    ),
+)
+_EXAMPLE = {"text": ["A quiet film that stays with you.", "Two hours that I want back."]}
+_CONNECT_SECONDS = 10
+_PARAMS_PER_REQUEST = 100  # MLflow's limit
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the model registry."""
+
+    name: str
+    version: str
+    promoted: bool
+    reused: bool
+    held_back: str | None
+    """Why the version is not champion although the gate passed it."""
+
+
+class TrainingRunLog:
+    """Writes to one MLflow run, active or finished."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def log_epoch(self, metrics: EpochMetrics) -> None:
+        """Log an epoch's figures with the epoch as step, unless the run holds that epoch already."""
+        figures = asdict(metrics)
+        with _mlflow_errors():
+            history = self._client.get_metric_history(self.run_id, "validation_loss")
+            if not any(metric.step == metrics.epoch for metric in history):
+                self._log(figures, step=figures.pop("epoch"))
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log figures of the whole run."""
+        with _mlflow_errors():
+            self._log(metrics, step=0)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        entities = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._client.log_batch(self.run_id, entities)
+
+    def log_dataset(self, dataset: Dataset, context: str) -> None:
+        """Log a dataset as an input of the run, with its fingerprint as digest.
+
+        Args:
+            dataset: the dataset.
+            context: what it is used for: `training`, `test`, ...
+        """
+        entity = MlflowDataset(
+            name=dataset.ref.stage,
+            digest=dataset.ref.fingerprint,
+            source_type="store",
+            source=json.dumps({"uri": dataset.url}),
+            profile=json.dumps(dataset.counts),
+        )
+        tags = [InputTag("mlflow.data.context", context)]  # MLflow's own name for it
+        with _mlflow_errors():
+            self._client.log_inputs(self.run_id, [DatasetInput(entity, tags)])
+
+    def log_folder(self, folder: Path, artifact_path: str) -> None:
+        """Upload a folder (report, figures) to the run's artifacts."""
+        with _mlflow_errors(OSError):
+            self._client.log_artifacts(self.run_id, str(folder), artifact_path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        with _mlflow_errors():
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+class Tracker:
+    """A connection to MLflow."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect.
+
+        Raises:
+            TrackingError: the server or database does not answer; known within seconds.
+        """
+        uri = settings.mlflow_tracking_uri
+        self._artifact_root = settings.mlflow_artifact_root
+        self._is_database = uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
+        _probe(uri, self._is_database)
+        if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+        with _mlflow_errors():
+            # Logging and loading a model go by the global address, whatever client is at hand.
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
+            self._client = MlflowClient(uri, uri)
+            self._client.search_experiments(max_results=1)
+
+    def run_log(self, run_id: str) -> TrainingRunLog:
+        """Return the log of a run that was started before."""
+        return TrainingRunLog(self._client, run_id)
+
+    def find_run(self, experiment: str, fingerprint: str) -> str | None:
+        """Return the id of the newest run of the training with this fingerprint, or None."""
+        with _mlflow_errors():
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                return None
+            runs = self._client.search_runs(
+                [found.experiment_id], f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'", max_results=1
+            )
+            return runs[0].info.run_id if runs else None
+
+    def start_run(
+        self,
+        experiment: str,
+        fingerprint: str,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> TrainingRunLog:
+        """Return the run of the training with this fingerprint, creating it where there is none.
+
+        Args:
+            experiment: experiment to log to, created where it does not exist.
+            fingerprint: names the training; a training that is started again finds its run by it.
+            name: name of a new run.
+            params: configuration, flat; what the run holds already stays as it is.
+            tags: tags to set.
+        """
+        run_id = self.find_run(experiment, fingerprint)
+        with _mlflow_errors():
+            if run_id is None:
+                experiment_id = self._experiment(experiment)
+                run_id = self._client.create_run(
+                    experiment_id, run_name=name, tags={**_source_tags(), FINGERPRINT_TAG: fingerprint}
+                ).info.run_id
+            known = self._client.get_run(run_id).data.params
+            new = [Param(key, str(value)) for key, value in params.items() if key not in known]
+            for start in range(0, len(new), _PARAMS_PER_REQUEST):
+                self._client.log_batch(run_id, params=new[start : start + _PARAMS_PER_REQUEST])
+        log = self.run_log(run_id)
+        log.set_tags(tags)
+        return log
+
+    @contextmanager
+    def active(self, run_id: str) -> Iterator[None]:
+        """Mark a run as running, and sample the machine's load into it, while the block lasts.
+
+        The run ends as finished, or as failed where the block raises.
+        """
+        with _mlflow_errors(), mlflow.start_run(run_id=run_id, log_system_metrics=True):
+            yield
+
+    def _experiment(self, name: str) -> str:
+        if found := self._client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        location = f"{self._artifact_root}/{name}" if self._is_database else None
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            if found := self._client.get_experiment_by_name(name):  # another process was first
+                return str(found.experiment_id)
+            raise
+
+    def register(
+        self, bundle: Path, name: str, run_id: str, *, promote: bool, tags: Mapping[str, str]
+    ) -> RegisteredVersion:
+        """Register a model folder and move the aliases.
+
+        The version becomes `challenger`. If it is to be promoted, the champion becomes `previous` first and
+        the version `champion` then, so that a crash in between leaves a champion. A folder that was
+        registered before keeps its version; if a person has rolled that back, it is not promoted again.
+
+        Args:
+            bundle: the model folder.
+            name: name of the registered model.
+            run_id: the run that trained it.
+            promote: whether the gate passed.
+            tags: tags of the version.
+
+        Raises:
+            ModelError: the folder holds no model.
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        try:
+            digest = ModelDescription.model_validate_json((bundle / DESCRIPTION).read_bytes()).digest
+        except (OSError, ValidationError) as error:
+            raise ModelError(f"{bundle} holds no model: {DESCRIPTION} is missing or damaged") from error
+        with _mlflow_errors(OSError):
+            version = self._registered(name, digest)
+            reused = version is not None
+            if version is None:
+                version = self._log_model(bundle, name, run_id, {**tags, DIGEST_TAG: digest})
+            held_back = None
+            if promote and (moment := version.tags.get(ROLLED_BACK_TAG)):
+                held_back = f"version {version.version} was rolled back on {moment}"
+            promoted = promote and held_back is None
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, version.version, key, value)
+            self._client.set_registered_model_alias(name, CHALLENGER, version.version)
+            if promoted:
+                self._promote(name, str(version.version))
+        return RegisteredVersion(name, str(version.version), promoted, reused, held_back)
+
+    def _registered(self, name: str, digest: str) -> ModelVersion | None:
+        same = f"name = '{name}' and tag.{DIGEST_TAG} = '{digest}'"
+        found = self._client.search_model_versions(same, max_results=1)
+        return found[0] if found else None
+
+    def _log_model(self, bundle: Path, name: str, run_id: str, tags: Mapping[str, str]) -> ModelVersion:
+        package = Path(__file__).parent
+        with tempfile.TemporaryDirectory(prefix="sentiment-") as temporary:
+            files = Path(temporary, "bundle")  # the name under which MLflow keeps them
+            files.mkdir()
+            for file in (WEIGHTS, VOCABULARY, DESCRIPTION):
+                copyfile(bundle / file, files / file)
+            with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+                info = mlflow.pyfunc.log_model(
+                    name=name,
+                    python_model=str(package / "pyfunc_model.py"),
+                    artifacts={"bundle": str(files)},
+                    code_paths=[str(package)],
+                    signature=_SIGNATURE,
+                    input_example=_EXAMPLE,
+                    pip_requirements=inference_requirements(),
+                )
+        self._create_registered_model(name)
+        return self._client.create_model_version(
+            name, source=info.model_uri, run_id=run_id, tags=dict(tags), model_id=info.model_id
+        )
+
+    def _create_registered_model(self, name: str) -> None:
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _promote(self, name: str, version: str) -> None:
+        champion = self._client.get_registered_model(name).aliases.get(CHAMPION)
+        if champion is None or str(champion) != version:
+            if champion is not None:
+                self._client.set_registered_model_alias(name, PREVIOUS, champion)
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+
+    def rollback(self, name: str) -> tuple[str, str]:
+        """Swap `champion` and `previous`; return the versions that are now champion and previous.
+
+        The version that is taken out of service is tagged, so that a training which makes it again does not
+        promote it.
+
+        Raises:
+            ModelError: there is no other version to go back to.
+        """
+        model = self._model(name)
+        champion, previous = model.aliases.get(CHAMPION), model.aliases.get(PREVIOUS)
+        if champion is None or previous is None or champion == previous:
+            raise ModelError(f"model {name} has no previous champion to roll back to ({_inventory(model)})")
+        with _mlflow_errors():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._client.set_model_version_tag(name, champion, ROLLED_BACK_TAG, now)
+            if ROLLED_BACK_TAG in self._client.get_model_version(name, previous).tags:
+                self._client.delete_model_version_tag(name, previous, ROLLED_BACK_TAG)
+            self._client.set_registered_model_alias(name, CHAMPION, previous)
+            self._client.set_registered_model_alias(name, PREVIOUS, champion)
+        return str(previous), str(champion)
+
+    def fetch_bundle(self, model_uri: str, destination: Path) -> tuple[Path, str]:
+        """Download the model folder that a URI names.
+
+        Args:
+            model_uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or any other URI that MLflow resolves.
+            destination: existing local folder to download to.
+
+        Returns:
+            the local model folder, and the model's version: the registry's, or the bundle's digest for a URI
+            that names no registered version.
+
+        Raises:
+            ModelError: there is no such model, or it is not one of this pipeline.
+            TrackingError: MLflow cannot be reached.
+        """
+        version = None
+        if registered := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri):
+            name, alias, number = registered.groups()
+            version = self._version(name, alias, number)
+            model_uri = f"models:/{name}/{version}"
+        try:
+            folder = Path(download_artifacts(f"{model_uri}/artifacts/bundle", dst_path=str(destination)))
+        except Exception as error:  # each kind of artifact store raises its own client's errors
+            raise ModelError(
+                f"cannot fetch {model_uri} as a model of this pipeline ({_first_line(error)}); "
+                "give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/NAME"
+            ) from error
+        return folder, version or Predictor.load(folder).digest
+
+    def _version(self, name: str, alias: str | None, number: str | None) -> str:
+        model = self._model(name)
+        if alias is not None:
+            if alias not in model.aliases:
+                raise ModelError(
+                    f"model {name} has no version with the alias {alias} ({_inventory(model)}); "
+                    "train one that passes the gate, or name a version"
+                )
+            return str(model.aliases[alias])
+        with _mlflow_errors():
+            versions = [found.version for found in self._client.search_model_versions(f"name = '{name}'")]
+        if int(number or 0) not in map(int, versions):
+            raise ModelError(f"model {name} has no version {number} ({_inventory(model)}); name another")
+        return str(number)
+
+    def _model(self, name: str) -> RegisteredModel:
+        with _mlflow_errors():
+            found = self._client.search_registered_models(f"name = '{name}'", max_results=1)
+        if not found:
+            raise ModelError(
+                f"no model is registered as {name} at {mlflow.get_tracking_uri()}; train one with "
+                f"`python -m flows.train --model-name {name}`"
+            )
+        return found[0]
+
+    def champion(self, name: str, destination: Path) -> tuple[Path, str] | None:
+        """Download the champion's model folder; return it and its version, or None if there is none.
+
+        Raises:
+            TrackingError: MLflow cannot be reached.
+        """
+        with _mlflow_errors():
+            found = self._client.search_registered_models(f"name = '{name}'", max_results=1)
+        if not found or CHAMPION not in found[0].aliases:
+            return None
+        return self.fetch_bundle(f"models:/{name}@{CHAMPION}", destination)
+
+
+def inference_requirements() -> list[str]:
+    """Return what the model needs to answer, pinned to the versions installed here."""
+    # A local label (torch 2.13.0+cpu) names a build, which is the other machine's choice.
+    return [f"{name}=={installed_version(name).partition('+')[0]}" for name in _INFERENCE_PACKAGES]
+
+
+def _inventory(model: RegisteredModel) -> str:
+    aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(model.aliases.items()))
+    return f"its aliases: {aliases}" if aliases else "it has no alias"
+
+
+def _source_tags() -> dict[str, str]:
+    """Return the commit of this code, if it is a git checkout, under the name that MLflow's pages show."""
+    commit = git_commit()
+    return {"mlflow.source.git.commit": commit} if commit else {}
+
+
+def git_commit() -> str | None:
+    """Return the commit of this code, `-dirty` added where files differ from it; None outside a checkout."""
+    here = Path(__file__)
+    is_ours = ["ls-files", "--error-unmatch", here.name]
+    name = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        for command in (is_ours, name):
+            answer = subprocess.run(  # noqa: S603 - fixed arguments
+                ["git", *command],  # noqa: S607 - whichever git the user has
+                cwd=here.parent,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _probe(uri: str, is_database: bool) -> None:
+    """Ask for any answer once: MLflow's own calls retry for minutes, which helps a run but not a start.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    try:
+        if is_database:
+            url = sqlalchemy.make_url(uri)
+            if url.drivername.startswith("sqlite") and url.database:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            sqlalchemy.create_engine(url).connect().close()
+        elif uri.startswith(("http://", "https://")):
+            http_request(
+                get_default_host_creds(uri),  # type: ignore[no-untyped-call]
+                "/health",
+                "GET",
+                max_retries=1,
+                timeout=_CONNECT_SECONDS,
+                raise_on_status=False,
+            )
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        raise TrackingError(
+            f"MLflow at {uri} cannot be reached ({_cause(error)}); "
+            "start it, or set SENTIMENT_MLFLOW_TRACKING_URI to another"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the innermost error, which names what went wrong instead of who noticed."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _mlflow_errors(*also: type[Exception]) -> Iterator[None]:
+    """Turn what MLflow raises, and the types in `also`, into a one-line TrackingError."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, *also) as error:  # type: ignore[misc]  # mypy cannot unpack here
+        raise TrackingError(f"MLflow at {mlflow.get_tracking_uri()} failed: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
