@@ -1,0 +1,70 @@
+"""Parquet written piece by piece."""
+
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from sentiment_model.store import DatasetWriter
+
+GROUP_ROWS = 100_000
+GROUP_BYTES = 64 << 20
+PART_ROWS = 2_000_000
+
+
+class PartWriter:
+    """Writes a table that arrives in pieces as few files with one role, in bounded memory.
+
+    Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at :data:`PART_ROWS`. An empty
+    table is one file without rows.
+    """
+
+    def __init__(self, writer: DatasetWriter, role: str, schema: pl.Schema) -> None:
+        self._writer = writer
+        self._role = role
+        self._schema = schema
+        self._file: pq.ParquetWriter | None = None
+        self._parts = 0
+        self._rows = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pieces = [self._schema.to_frame()]
+        self._waiting_rows = 0
+        self._waiting_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and (self._waiting_rows or not self._parts):
+                self._flush()
+        finally:
+            if self._file:
+                self._file.close()
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Add rows."""
+        self._pieces.append(frame)
+        self._waiting_rows += len(frame)
+        self._waiting_bytes += int(frame.estimated_size())
+        if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pl.concat(self._pieces).to_arrow(compat_level=pl.CompatLevel.oldest())
+        if self._file and self._rows + len(table) > PART_ROWS:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            path = self._writer.file(f"{self._role}-{self._parts:05d}.parquet", self._role)
+            self._file = pq.ParquetWriter(path, table.schema, compression="zstd")
+            self._parts += 1
+            self._rows = 0
+        self._file.write_table(table)
+        self._rows += len(table)
+        self._clear()

@@ -1,0 +1,245 @@
+"""The Large Movie Review Dataset (Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011).
+
+One file holds one review: `aclImdb/train/pos/0_9.txt` is number 0, rated 9. The archive is read member by
+member and never extracted, so no path in it can name a place outside; what only an attack would hold is
+quarantined.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple, Self, cast
+
+import polars as pl
+
+from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.errors import SourceError
+from sentiment_model.reviews import Batch, Fault, quarantined
+from sentiment_model.sources.lines import read_chunks
+from sentiment_model.sources.locations import Location, find
+from sentiment_model.sources.records import BATCH_BYTES
+from sentiment_model.store import sha256_of
+
+MAX_ARCHIVE_BYTES = 4 << 30
+"""Most bytes of an archive, uncompressed; the original has about 0.5 GB."""
+
+_MAX_METADATA_BYTES = 1 << 16
+_METADATA = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_REVIEW = re.compile(r"(?:^|/)(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt$")
+_FOLDERS = [(split, kind) for split in ("train", "test") for kind in ("pos", "neg", "unsup")]
+
+
+def aclimdb_config(config: IngestConfig) -> IngestConfig:
+    """Return the configuration with the archive's own columns and labels."""
+    return config.model_copy(
+        update={
+            "preset": None,
+            "columns": Columns(text="text", label="label", rating="rating", review_id="review_id"),
+            "positive_labels": ("pos",),
+            "negative_labels": ("neg",),
+        }
+    )
+
+
+def aclimdb_fingerprints(path: str) -> dict[str, str]:
+    """Return a hash of the archive, or of the names and contents of all reviews in the folder."""
+    root = Path(path)
+    if not root.is_dir():
+        location = _archive(path)
+        return {location.name: location.fingerprint()}
+    digest = hashlib.sha256()
+    for name, review in _files(root):
+        digest.update(f"{name}\0{'' if review.is_symlink() else sha256_of(review)}\n".encode())
+    return {"aclImdb": digest.hexdigest()}
+
+
+def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Batch]:
+    """Yield the reviews of the .tar.gz archive (local or in an object store), or of its extracted folder.
+
+    The source of a review is `aclimdb/train`, `aclimdb/test` or `aclimdb/unsup`; the last have no rating.
+
+    Raises:
+        SourceError: there are no reviews, or the archive is damaged, too large, or a bomb.
+    """
+    root = Path(path)
+    items = (
+        _from_folder(root, max_text_bytes) if root.is_dir() else _from_archive(_archive(path), max_text_bytes)
+    )
+    records: list[_Record] = []
+    faults: list[tuple[str, int, Fault]] = []
+    size = 0
+    empty = True
+    for name, item in items:
+        if isinstance(item, Fault):
+            faults.append((name, 1, item))
+        else:
+            empty = False
+            records.append(item)
+            size += len(item.text)
+        if len(records) + len(faults) >= batch_rows or size >= BATCH_BYTES:
+            yield _batch(records, faults)
+            records, faults, size = [], [], 0
+    if records or faults:
+        yield _batch(records, faults)
+    if empty:
+        raise SourceError(f"no reviews in {path}: expected files such as aclImdb/train/pos/0_9.txt")
+
+
+class _Record(NamedTuple):
+    file: str
+    source: str
+    review_id: str
+    text: str
+    label: str | None
+    rating: float | None
+
+
+def _batch(records: list[_Record], faults: list[tuple[str, int, Fault]]) -> Batch:
+    table = pl.DataFrame(
+        records,
+        schema={
+            "file": pl.String(),
+            "source": pl.String(),
+            "review_id": pl.String(),
+            "text": pl.String(),
+            "label": pl.String(),
+            "rating": pl.Float64(),
+        },
+        orient="row",
+    )
+    frame = table.select("review_id", "text", "label", "rating")
+    origin = table.select("file", pl.lit(1, pl.Int64()).alias("row"), "source")
+    return Batch(frame, origin, quarantined(faults), tuple(frame.columns))
+
+
+def _parse(name: str, match: re.Match[str], content: bytes) -> _Record | Fault:
+    split, kind, number, rating = match.groups()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        return Fault("undecodable", f"not UTF-8: {error.reason}", content)
+    labelled = kind != "unsup"
+    return _Record(
+        file=name,
+        source=f"aclimdb/{split}" if labelled else "aclimdb/unsup",
+        review_id=f"{split}/{kind}/{number}_{rating}",
+        text=text,
+        label=kind if labelled else None,
+        rating=float(rating) if labelled else None,
+    )
+
+
+def _too_long(size: int, limit: int) -> Fault:
+    return Fault("text_too_long", f"{size} bytes, above max_text_bytes {limit}")
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    base = root / "aclImdb" if (root / "aclImdb").is_dir() else root
+    for folder in _FOLDERS:
+        where = base.joinpath(*folder)
+        if where.is_symlink():
+            yield where.relative_to(base).as_posix(), where
+        elif where.is_dir():
+            for name in sorted(os.listdir(where)):  # noqa: PTH208  (100,000 names: no Path for each)
+                yield f"{folder[0]}/{folder[1]}/{name}", where / name
+
+
+def _from_folder(root: Path, max_text_bytes: int) -> Iterator[tuple[str, _Record | Fault]]:
+    for name, path in _files(root):
+        match = _REVIEW.search(name)
+        if path.is_symlink() or not path.is_file():
+            yield name, Fault("unsafe_member", "a link, a folder or a device, not a file")
+        elif match:
+            size = path.stat().st_size
+            if size > max_text_bytes:
+                yield name, _too_long(size, max_text_bytes)
+            else:
+                yield name, _parse(name, match, path.read_bytes())
+
+
+def _archive(path: str) -> Location:
+    return find(path).locations[0]
+
+
+def _from_archive(archive: Location, max_text_bytes: int) -> Iterator[tuple[str, _Record | Fault]]:
+    with _open_tar(archive) as tar:
+        for member in tar:
+            name = member.name
+            match = _REVIEW.search(name)
+            if name.startswith("/") or ".." in Path(name).parts:
+                yield name, Fault("unsafe_member", "the path leads out of the archive")
+            elif member.isdir():
+                continue
+            elif member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                yield name, Fault("unsafe_member", "a link, a device or a sparse file, not a plain file")
+            elif match and member.size > max_text_bytes:
+                yield name, _too_long(member.size, max_text_bytes)
+            elif match:
+                content = cast("IO[bytes]", tar.extractfile(member)).read()
+                yield name, _parse(name, match, content)
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member it has seen
+
+
+@contextmanager
+def _open_tar(archive: Location) -> Iterator[tarfile.TarFile]:
+    try:
+        with archive.open() as file:
+            stream = _Bounded(read_chunks(file, "gz"), archive.path)
+            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member) as tar:
+                yield tar
+            while rest := stream.read(1 << 20):  # tarfile takes a damaged header for the archive's end
+                if any(rest):
+                    raise SourceError(
+                        f"{archive.path} is damaged: there is data after its end; download it again"
+                    )
+    except tarfile.TarError as error:
+        raise SourceError(
+            f"{archive.path} is no tar.gz archive or is damaged: {error}; download it again"
+        ) from error
+
+
+class _Member(tarfile.TarInfo):
+    """A member's header; a name too long for it follows as data, which tarfile reads whole into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _METADATA and member.size > _MAX_METADATA_BYTES:
+            raise SourceError(
+                f"the archive names a member with {member.size} bytes; it is no aclImdb archive"
+            )
+        return member
+
+
+class _Bounded:
+    """The uncompressed archive, up to :data:`MAX_ARCHIVE_BYTES`, as far of a file as tarfile needs."""
+
+    def __init__(self, chunks: Iterator[bytes | Fault], path: str) -> None:
+        self._chunks = chunks
+        self._path = path
+        self._buffer = bytearray()
+        self._total = 0
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) < size and (chunk := next(self._chunks, None)) is not None:
+            if isinstance(chunk, Fault):
+                raise SourceError(f"{self._path}: {chunk.detail}; download it again")
+            self._total += len(chunk)
+            if self._total > MAX_ARCHIVE_BYTES:
+                raise SourceError(
+                    f"{self._path} unpacks to more than {MAX_ARCHIVE_BYTES:,} bytes; it is no aclImdb archive"
+                )
+            self._buffer += chunk
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data

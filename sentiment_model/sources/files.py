@@ -1,0 +1,206 @@
+"""Files of reviews: CSV, TSV, JSON Lines and Parquet, plain or compressed, here or in an object store.
+
+Training and scoring read files through :func:`read_batches` and judge their text through :func:`usable_text`,
+so that a review which one accepts the other accepts too.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import BinaryIO, Literal, cast
+
+import polars as pl
+
+from sentiment_model.config import FileFormat, ReviewFiles
+from sentiment_model.errors import SourceError
+from sentiment_model.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, Batch, Fault
+from sentiment_model.sources.columns import mapping_of, text_column
+from sentiment_model.sources.delimited import read_delimited
+from sentiment_model.sources.jsonl import discover, read_jsonl, read_records
+from sentiment_model.sources.lines import Compression, read_chunks, split_lines
+from sentiment_model.sources.locations import Location, find
+from sentiment_model.sources.parquet import read_parquet
+
+Format = Literal["csv", "tsv", "jsonl", "parquet"]
+
+_FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
+_MIN_RECORD_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of reviews, and how to read it."""
+
+    location: Location
+    format: Format
+    compression: Compression | None
+
+    @property
+    def name(self) -> str:
+        """Path below the folder that was listed."""
+        return self.location.name
+
+
+def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
+    """Return the review files at a path, glob, folder or object-store URL, sorted by name.
+
+    In a folder or below a URL's prefix, files whose names do not end like the format's are left out.
+
+    Raises:
+        SourceError: there is none, or a file that the path names has an ending that tells no format.
+    """
+    found = find(path)
+    files = []
+    for location in found.locations:
+        ending, compression = _endings(location.name)
+        by_ending = _FORMATS.get(ending)
+        if found.by_name:
+            chosen = by_ending if file_format == "auto" else file_format
+            if chosen is None:
+                raise SourceError(
+                    f"cannot tell the format of {location.path} from its name; give a format, or name a file "
+                    f"ending in {', '.join(_FORMATS)}, with or without .gz or .zst"
+                )
+            files.append(SourceFile(location, chosen, compression))
+        elif by_ending and file_format in ("auto", by_ending):
+            files.append(SourceFile(location, by_ending, compression))
+    if not files:
+        raise SourceError(
+            f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)"
+        )
+    return files
+
+
+def _endings(name: str) -> tuple[str, Compression | None]:
+    path = PurePosixPath(name.lower())
+    compression = _COMPRESSIONS.get(path.suffix)
+    return (path.with_suffix("").suffix if compression else path.suffix), compression
+
+
+def read_batches(
+    file: SourceFile, config: ReviewFiles, batch_rows: int, only: Collection[str] | None = None
+) -> Iterator[Batch]:
+    """Yield the records of one file, in order, in bounded memory.
+
+    A batch holds at most `batch_rows` records, fewer where they are long. Every record of the file is either
+    a row of one batch's frame or a row of its rejects. All frames of a file have the same columns and types:
+    CSV and TSV give strings, Parquet its own types, JSON Lines what a first pass over the file discovers.
+
+    Args:
+        file: the file.
+        config: how to read it.
+        batch_rows: most records of a batch.
+        only: columns to read; JSON Lines then give strings in one pass. None reads all.
+
+    Raises:
+        SourceError: the file, or its header, cannot be read at all.
+    """
+    if file.format == "parquet":
+        with _seekable(file) as content:
+            yield from read_parquet(file.name, content, batch_rows, only)
+        return
+    # JSON can spell a byte in six, and other columns need room too.
+    limit = max(_MIN_RECORD_BYTES, 8 * config.max_text_bytes)
+    if file.format == "jsonl":
+        text = mapping_of(config).columns.text
+        schema = None
+        if only is None:
+            with file.location.open() as content:
+                schema = discover(read_records(_lines(file, content, limit), text), file.name)
+        with file.location.open() as content:
+            records = read_records(_lines(file, content, limit), text)
+            yield from read_jsonl(file.name, records, schema, batch_rows, only)
+    else:
+        with file.location.open() as content:
+            delimiter = "\t" if file.format == "tsv" else ","
+            lines = _lines(file, content, limit)
+            yield from read_delimited(file.name, lines, delimiter, batch_rows, limit, only)
+
+
+def _lines(file: SourceFile, content: BinaryIO, limit: int) -> Iterator[bytes | Fault]:
+    return split_lines(read_chunks(content, file.compression), limit)
+
+
+@contextmanager
+def _seekable(file: SourceFile) -> Iterator[BinaryIO]:
+    with file.location.open() as content:
+        if file.compression is None:
+            yield content
+            return
+        with tempfile.TemporaryFile(prefix="sentiment-") as unpacked:
+            for chunk in read_chunks(content, file.compression):
+                if isinstance(chunk, Fault):
+                    raise SourceError(f"{file.name}: {chunk.detail}; repair or remove the file")
+                unpacked.write(chunk)
+            unpacked.seek(0)
+            yield cast("BinaryIO", unpacked)
+
+
+def usable_text(batch: Batch, config: ReviewFiles) -> tuple[Batch, pl.Series]:
+    """Move the records whose text is missing, empty, too long or undecodable to the rejects.
+
+    Returns:
+        the batch without them, and the text of each row that is left.
+
+    Raises:
+        SourceError: the file has no such column, or it holds no text.
+    """
+    if batch.origin.is_empty():
+        return batch, pl.Series("text", [], pl.String())
+    found = text_column(batch, mapping_of(config).columns.text)
+    judged = batch.frame.select(
+        found.cast(pl.String(), strict=False).alias("text"), found.is_null().alias("missing")
+    ).with_columns(size=pl.col("text").str.len_bytes())
+    too_long = pl.format("{} bytes, above max_text_bytes {}", "size", config.max_text_bytes)
+    faults = judged.select(
+        fault=pl.when("missing")
+        .then(fault("missing_text", pl.lit("there is no text")))
+        .when(pl.col("text").is_null())
+        .then(fault("undecodable", pl.lit("not UTF-8")))
+        .when(pl.col("text").str.strip_chars() == "")
+        .then(fault("empty_text", pl.lit("nothing but white space")))
+        .when(pl.col("size") > config.max_text_bytes)
+        .then(fault("text_too_long", too_long))
+    ).to_series()
+    return reject(batch, faults, judged["text"]), judged["text"].filter(faults.is_null())
+
+
+def fault(reason: str, detail: pl.Expr) -> pl.Expr:
+    """Return a fault for :func:`reject` as a struct."""
+    return pl.struct(pl.lit(reason).alias("reason"), detail.alias("detail"))
+
+
+def reject(batch: Batch, faults: pl.Series, raw: pl.Series) -> Batch:
+    """Move the rows that have a fault (a struct of reason and detail, or null) from the frame to the rejects.
+
+    Args:
+        batch: the batch.
+        faults: one for each row.
+        raw: what to show of each row.
+    """
+    if faults.null_count() == len(faults):
+        return batch
+    good = faults.is_null()
+    rejects = (
+        batch.origin.with_columns(faults.alias("fault"), raw.str.head(RAW_CHARACTERS).alias("raw"))
+        .filter(~good)
+        .unnest("fault")
+        .select(QUARANTINE_SCHEMA.names())
+    )
+    return replace(
+        batch,
+        frame=batch.frame.filter(good),
+        origin=batch.origin.filter(good),
+        rejects=pl.concat([batch.rejects, rejects.cast(QUARANTINE_SCHEMA)]),
+    )

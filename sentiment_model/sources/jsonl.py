@@ -1,0 +1,133 @@
+"""JSON Lines: one object a line, decoded with msgspec."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from sentiment_model.errors import SourceError
+from sentiment_model.reviews import Batch, Fault
+from sentiment_model.sources.records import gather
+
+MAX_COLUMNS = 1000
+_EXACT_IN_FLOAT = 2**53
+_INT64 = range(-(2**63), 2**63)
+
+Record = dict[str, Any]
+
+
+def read_records(lines: Iterable[bytes | Fault], text: str) -> Iterator[tuple[Record, int] | Fault]:
+    """Yield each line's object with its size in bytes, or the fault that it has; blank lines are no records.
+
+    Args:
+        lines: lines of UTF-8.
+        text: field with the review's text; where it holds an object or a list there is no text to read.
+    """
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    path = text.split(".")
+    for line in lines:
+        if isinstance(line, Fault):
+            yield line
+        elif line and not line.isspace():
+            try:
+                record = decode(line)
+            except UnicodeDecodeError as error:
+                yield Fault("undecodable", f"not UTF-8: {error.reason}", line)
+            except (msgspec.DecodeError, RecursionError) as error:
+                yield Fault("broken_json", str(error), line)
+            else:
+                if isinstance(_inside(record, text, path), dict | list):
+                    yield Fault("nested_text", f"{text} is an object or a list; name a field inside it", line)
+                else:
+                    yield record, len(line)
+
+
+def _inside(record: Record, name: str, path: list[str]) -> Any:
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
+
+
+def discover(records: Iterable[tuple[Record, int] | Fault], file: str) -> dict[str, pl.DataType]:
+    """Return the type of every field, the narrowest of Int64, Float64, Boolean and String that loses nothing.
+
+    A field that is nested, or of several types, becomes a string: strings stay as they are, else its JSON.
+
+    Raises:
+        SourceError: there are more than :data:`MAX_COLUMNS` different fields.
+    """
+    kinds: dict[str, set[str]] = {}
+    for item in records:
+        if isinstance(item, Fault):
+            continue
+        for name, value in item[0].items():
+            if value is not None:
+                kinds.setdefault(name, set()).add(_kind(value))
+            elif name not in kinds:
+                kinds[name] = set()
+        if len(kinds) > MAX_COLUMNS:
+            raise SourceError(f"{file} has more than {MAX_COLUMNS} different fields; are keys used as data?")
+    return {name: _TYPES.get(frozenset(found), pl.String()) for name, found in kinds.items()}
+
+
+_TYPES: Mapping[frozenset[str], pl.DataType] = {
+    frozenset({"bool"}): pl.Boolean(),
+    frozenset({"int"}): pl.Int64(),
+    frozenset({"long"}): pl.Int64(),
+    frozenset({"int", "long"}): pl.Int64(),
+    frozenset({"float"}): pl.Float64(),
+    frozenset({"int", "float"}): pl.Float64(),
+}
+
+
+def _kind(value: Any) -> str:
+    if type(value) is int and abs(value) > _EXACT_IN_FLOAT:
+        return "long" if value in _INT64 else "other"
+    return type(value).__name__
+
+
+def read_jsonl(
+    file: str,
+    records: Iterator[tuple[Record, int] | Fault],
+    schema: Mapping[str, pl.DataType] | None,
+    batch_rows: int,
+    only: Collection[str] | None,
+) -> Iterator[Batch]:
+    """Yield batches of a JSON Lines file.
+
+    Args:
+        file: name of the file.
+        records: its records.
+        schema: types of all fields; None reads the fields in `only` as strings.
+        batch_rows: most records of a batch.
+        only: fields to read where there is no schema; those that no record had so far are left out.
+    """
+    seen: dict[str, None] = dict.fromkeys(schema or ())
+
+    def build(rows: list[Record]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+        if schema is None:
+            for row in rows:
+                if len(seen) < MAX_COLUMNS:
+                    seen.update(dict.fromkeys(row))
+        types = schema or {name: pl.String() for name in only or () if name in seen}
+        return pl.DataFrame([_column(name, rows, dtype) for name, dtype in types.items()]), tuple(seen)
+
+    yield from gather(file, records, build, batch_rows)
+
+
+def _column(name: str, rows: list[Record], dtype: pl.DataType) -> pl.Series:
+    values = [row.get(name) for row in rows]
+    if dtype == pl.String():
+        values = [
+            value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+            for value in values
+        ]
+    elif dtype == pl.Float64():
+        values = [None if value is None else float(value) for value in values]
+    return pl.Series(name, values, dtype)

@@ -1,0 +1,207 @@
+"""Files on this machine and in object stores, through the same few calls."""
+
+import glob
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from sentiment_model.errors import SourceError
+from sentiment_model.store import sha256_of
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from obstore import ObjectMeta
+
+_WILDCARD = re.compile(r"[*?\[]")
+_READ_AHEAD = 8 << 20
+
+
+@dataclass(frozen=True)
+class Location:
+    """One file.
+
+    Attributes:
+        root: local folder, or URL of an object-store prefix.
+        name: path below `root`; it names the file in ids and messages, so that a dump gives the same
+            reviews wherever it lies.
+        size: in bytes.
+        version: the object's e-tag or time of change; None for a local file.
+    """
+
+    root: str
+    name: str
+    size: int
+    version: str | None
+
+    @property
+    def path(self) -> str:
+        """Full path or URL."""
+        return f"{self.root.rstrip('/')}/{self.name}"
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content: SHA-256 of a local file, e-tag and size of an object."""
+        if self.version is None:
+            with self._readable():
+                return sha256_of(Path(self.path))
+        return hashlib.sha256(f"{self.version}:{self.size}".encode()).hexdigest()
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the file for reading; it can seek.
+
+        Raises:
+            SourceError: it cannot be opened or, on an object store, read.
+        """
+        with self._readable():
+            if self.version is None:
+                with Path(self.path).open("rb") as file:
+                    yield file
+            else:
+                with io.BufferedReader(_ObjectFile(from_url(self.root), self.name), 1 << 16) as file:
+                    yield cast("BinaryIO", file)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise SourceError(f"cannot read {self.path}: {error}") from error
+        except BaseError as error:
+            raise SourceError(f"cannot read {self.path}: {_first_line(error)}") from error
+
+
+class _ObjectFile(io.RawIOBase):
+    """Python's file protocol over obstore's reader, which fetches ranges and so survives a slow consumer."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._reader = obstore.open_reader(store, key, buffer_size=_READ_AHEAD)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer)
+        data = bytes(self._reader.read(len(view)))
+        view[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files at a path; `by_name` tells whether the path names them (a file, a glob) or their folder."""
+
+    locations: tuple[Location, ...]
+    by_name: bool
+
+
+def find(path: str) -> Found:
+    """Return the files at a local path, glob or folder, or at an object-store URL, sorted by name.
+
+    Folders are searched to any depth; what starts with a dot or an underscore is left out (`.git`,
+    `_SUCCESS`). In a URL a `*` matches `/` too.
+
+    Raises:
+        SourceError: there is nothing, or it cannot be listed.
+    """
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    found = _find_objects(path) if re.match(r"^[a-z][a-z0-9+]*://", path) else _find_local(path)
+    if not found.locations:
+        raise SourceError(f"there is no file at {path}; name a file, a glob, a folder or an object-store URL")
+    return found
+
+
+def _find_local(path: str) -> Found:
+    target = Path(path).absolute()
+    if target.is_dir():
+        names = [
+            os.path.relpath(os.path.join(folder, file), target)  # noqa: PTH118  (os.walk speaks strings)
+            for folder, _, files in os.walk(target)
+            for file in files
+        ]
+        names = [name for name in names if not _is_hidden(name)]
+        return Found(_local(str(target), names), by_name=False)
+    if target.exists():
+        return Found(_local(str(target.parent), [target.name]), by_name=True)
+    if _WILDCARD.search(path):
+        root = Path(*takewhile(lambda part: not _WILDCARD.search(part), target.parts))
+        names = [
+            os.path.relpath(match, root)
+            for match in glob.iglob(str(target), recursive=True)  # noqa: PTH207  (the pattern may be absolute)
+            if Path(match).is_file()
+        ]
+        return Found(_local(str(root), names), by_name=True)
+    return Found((), by_name=True)
+
+
+def _local(root: str, names: list[str]) -> tuple[Location, ...]:
+    return tuple(
+        Location(root, Path(name).as_posix(), Path(root, name).stat().st_size, None) for name in sorted(names)
+    )
+
+
+def _find_objects(url: str) -> Found:
+    try:
+        if match := _WILDCARD.search(url):
+            root = url[: match.start()].rpartition("/")[0]
+            pattern = url[len(root) + 1 :]
+            objects = [entry for entry in _list(root) if fnmatchcase(entry[0], pattern)]
+            return Found(_objects(root, objects), by_name=True)
+        root, _, name = url.rpartition("/")
+        if name and not root.endswith(("/", ":")):
+            try:
+                head = obstore.head(from_url(root), name)
+                return Found(_objects(root, [(name, head["size"], _version(head))]), by_name=True)
+            except FileNotFoundError:
+                pass  # not an object: the prefix of some
+        root = url.rstrip("/")
+        return Found(
+            _objects(root, [entry for entry in _list(root) if not _is_hidden(entry[0])]), by_name=False
+        )
+    except (BaseError, OSError, ValueError) as error:
+        raise SourceError(
+            f"cannot list {url}: {_first_line(error)}; check the URL and the credentials"
+        ) from error
+
+
+def _list(root: str) -> Iterator[tuple[str, int, str]]:
+    for page in obstore.list(from_url(root)):
+        for meta in page:
+            yield meta["path"], meta["size"], _version(meta)
+
+
+def _version(meta: "ObjectMeta") -> str:
+    return meta["e_tag"] or meta["last_modified"].isoformat()
+
+
+def _objects(root: str, objects: list[tuple[str, int, str]]) -> tuple[Location, ...]:
+    return tuple(Location(root, name, size, version) for name, size, version in sorted(objects))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in Path(name).parts)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

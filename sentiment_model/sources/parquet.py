@@ -1,0 +1,72 @@
+"""Parquet, a few pages at a time."""
+
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sentiment_model.errors import SourceError
+from sentiment_model.reviews import Batch, Fault, quarantined
+from sentiment_model.sources.records import BATCH_BYTES, distinct, origin
+
+
+def read_parquet(
+    file: str, content: BinaryIO, batch_rows: int, only: Collection[str] | None
+) -> Iterator[Batch]:
+    """Yield batches of a Parquet file; its types are kept, dictionaries decoded.
+
+    Args:
+        file: name of the file.
+        content: the file, which must be able to seek.
+        batch_rows: most records of a batch.
+        only: columns to read; None for all.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    try:
+        parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
+        columns = tuple(distinct(parquet.schema_arrow.names))
+        metadata = parquet.metadata
+        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        rows = max(1, min(batch_rows, BATCH_BYTES * max(1, metadata.num_rows) // max(1, size)))
+        wanted = [name for name in columns if only is None or name in only]
+        position = 1
+        for arrow in parquet.iter_batches(rows, columns=None if only is None else wanted):
+            frame, bad = _to_polars(arrow)
+            number = pl.int_range(position, position + arrow.num_rows, eager=True, dtype=pl.Int64())
+            fault = Fault("undecodable", "a string is not UTF-8")
+            yield Batch(
+                frame.filter(~bad) if bad.any() else frame,
+                origin(file, number.filter(~bad)),
+                quarantined((file, row, fault) for row in number.filter(bad)),
+                columns,
+            )
+            position += arrow.num_rows
+    except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SourceError(f"{file} is no Parquet file or is damaged: {reason}") from error
+
+
+def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the table, and which rows hold a string that is not UTF-8: Arrow does not check it."""
+    series = []
+    bad = pl.repeat(False, arrow.num_rows, eager=True)
+    for name, column in zip(distinct(arrow.schema.names), arrow.columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                raise
+            binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+            raw = pl.Series(name, column.view(binary), pl.Binary())
+            decoded = raw.cast(pl.String(), strict=False)
+            bad = bad | (raw.is_not_null() & decoded.is_null())
+            series.append(decoded)
+        else:
+            series.append(pl.Series(name, column))
+    return pl.DataFrame(series), bad

@@ -1,0 +1,79 @@
+"""Batches from a stream of parsed records."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+import polars as pl
+
+from sentiment_model.reviews import ORIGIN_SCHEMA, Batch, Fault, quarantined
+
+BATCH_BYTES = 32 << 20
+"""A batch ends early at about this many bytes of input, so that long reviews do not fill the memory."""
+
+R = TypeVar("R")
+
+
+def gather(
+    file: str,
+    items: Iterable[tuple[R, int] | Fault],
+    build: Callable[[list[R]], tuple[pl.DataFrame, tuple[str, ...]]],
+    batch_rows: int,
+) -> Iterator[Batch]:
+    """Number the records of a file and yield them in batches.
+
+    Args:
+        file: name of the file.
+        items: each record with its size in bytes, or the fault that it has.
+        build: makes a table of the records, and names all columns of the file.
+        batch_rows: most records of a batch, faults included.
+    """
+    records: list[R] = []
+    rows: list[int] = []
+    faults: list[tuple[str, int, Fault]] = []
+    size = 0
+
+    def batch() -> Batch:
+        frame, columns = build(records)
+        return Batch(frame, origin(file, rows), quarantined(faults), columns)
+
+    for row, item in enumerate(items, start=1):
+        if isinstance(item, Fault):
+            faults.append((file, row, item))
+        else:
+            records.append(item[0])
+            rows.append(row)
+            size += item[1]
+        if len(rows) + len(faults) >= batch_rows or size >= BATCH_BYTES:
+            yield batch()
+            records, rows, faults, size = [], [], [], 0
+    if rows or faults:
+        yield batch()
+
+
+def origin(file: str, rows: pl.Series | list[int]) -> pl.DataFrame:
+    """Return the origin of these rows of a file; its source is the base name without its endings."""
+    numbers = pl.DataFrame({"row": rows}, schema={"row": ORIGIN_SCHEMA["row"]})
+    return numbers.select(pl.lit(file).alias("file"), "row", pl.lit(stem(file)).alias("source"))
+
+
+def stem(file: str) -> str:
+    """Return a file's base name without the endings of format and compression."""
+    path = PurePosixPath(file)
+    if path.suffix.lower() in {".gz", ".zst"}:
+        path = path.with_suffix("")
+    return path.stem
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return the column names made distinct: `a, a` becomes `a, a_2`; an empty one gets its number."""
+    result: list[str] = []
+    taken = set(names := list(names))
+    for position, name in enumerate(names, start=1):
+        unique = name or f"column_{position}"
+        number = 2
+        while unique in result or (unique != name and unique in taken):
+            unique = f"{name or f'column_{position}'}_{number}"
+            number += 1
+        result.append(unique)
+    return result

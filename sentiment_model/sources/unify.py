@@ -1,0 +1,140 @@
+"""Batches with a source's own columns to reviews with the one schema."""
+
+import polars as pl
+
+from sentiment_model.config import IngestConfig
+from sentiment_model.reviews import REVIEW_SCHEMA, Batch
+from sentiment_model.sources.columns import column, mapping_of
+from sentiment_model.sources.files import fault, reject, usable_text
+
+_MICROSECONDS = pl.Datetime("us", "UTC")
+
+
+def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Turn a batch into reviews.
+
+    A label decides where there is one, else the rating; with neither, the review is unlabelled. A review
+    without a label whose rating lies between the thresholds is neutral and dropped.
+
+    Returns:
+        the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were neutral.
+
+    Raises:
+        SourceError: there is no text column, or it holds no text.
+    """
+    batch, text = usable_text(batch, config)
+    if batch.origin.is_empty():
+        return REVIEW_SCHEMA.to_frame(), batch.rejects, 0
+    mapping = mapping_of(config)
+    columns = mapping.columns
+    table = pl.DataFrame(
+        [
+            *batch.origin,
+            text,
+            _value(batch, columns.review_id).alias("review_id"),
+            _blank_as_null(_value(batch, columns.label), *mapping.unlabelled).alias("given"),
+            _blank_as_null(_value(batch, columns.rating)).alias("stars"),
+            moment(_column(batch, columns.written_at)).alias("written_at"),
+        ]
+    )
+    given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
+    positive = given.is_in(_folded(config.positive_labels))
+    negative = given.is_in(_folded(config.negative_labels))
+    judged = table.with_columns(rating=stars.cast(pl.Float64(), strict=False)).with_columns(
+        label=pl.when(given.is_null())
+        .then(
+            pl.when(rating >= config.min_positive_rating)
+            .then(1)
+            .when(rating <= config.max_negative_rating)
+            .then(0)
+        )
+        .otherwise(pl.when(positive).then(1).when(negative).then(0)),
+        fault=pl.when(given.is_not_null() & ~positive & ~negative)
+        .then(
+            fault(
+                "unknown_label",
+                pl.format("label {} is in neither positive_labels nor negative_labels", given),
+            )
+        )
+        .when(stars.is_not_null() & ~rating.is_finite().fill_null(value=False))
+        .then(fault("unknown_rating", pl.format("rating {} is no number", stars))),
+    )
+    rejects = reject(batch, judged["fault"], text).rejects
+    usable = judged.filter(pl.col("fault").is_null())
+    reviews = usable.filter(given.is_not_null() | stars.is_null() | pl.col("label").is_not_null())
+    made_id = pl.format("{}:{}", "file", "row")
+    identified = (
+        pl.when(pl.col("review_id") == "").then(made_id).otherwise(pl.col("review_id").fill_null(made_id))
+    )
+    return (
+        reviews.with_columns(review_id=identified).select(REVIEW_SCHEMA.names()).cast(REVIEW_SCHEMA),
+        rejects,
+        len(usable) - len(reviews),
+    )
+
+
+def _column(batch: Batch, name: str | None) -> pl.Series:
+    found = column(batch.frame, name) if name else None
+    if found is None:
+        return pl.repeat(None, len(batch.origin), dtype=pl.String(), eager=True)
+    return batch.frame.select(found).to_series()
+
+
+def _value(batch: Batch, name: str | None) -> pl.Series:
+    series = _column(batch, name)
+    if series.dtype.is_nested():
+        return pl.Series([None] * len(series), dtype=pl.String())
+    return series.cast(pl.String(), strict=False)
+
+
+def _blank_as_null(values: pl.Series, *others: str) -> pl.Series:
+    """Fold case and white space, make 1.0 the same as 1, and blank values null."""
+    folded = values.str.strip_chars().str.to_lowercase().str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    return folded.set(folded.is_in(["", *others]), None)
+
+
+def _folded(values: tuple[str, ...]) -> list[str]:
+    return [value.strip().lower() for value in values]
+
+
+def moment(values: pl.Series) -> pl.Series:
+    """Read times as UTC: dates, ISO 8601 (time and offset may be missing), or Unix time.
+
+    The size of a Unix time tells its unit, from seconds to nanoseconds; that is right for 1973 to 5138. What
+    cannot be read becomes null: a review without a date is still a review.
+    """
+    if isinstance(values.dtype, pl.Date | pl.Datetime):
+        zone = getattr(values.dtype, "time_zone", None)
+        times = values.cast(pl.Datetime("us", zone))
+        return times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
+    if values.dtype.is_nested():
+        return pl.Series([None] * len(values), dtype=_MICROSECONDS)
+    text = pl.col("text")
+    number = text.cast(pl.Float64(), strict=False)
+    magnitude = number.abs()
+    microseconds = (
+        pl.when(magnitude < 1e11)
+        .then(number * 1e6)
+        .when(magnitude < 1e14)
+        .then(number * 1e3)
+        .when(magnitude < 1e17)
+        .then(number)
+        .when(magnitude < 1e19)
+        .then(number / 1e3)
+    )
+    iso = (
+        text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
+        .str.replace(r"^(\d{4}-\d{2}-\d{2}) +", "${1}T")
+        .str.replace(r"(T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)$", "${1}Z")
+        .str.replace(r"(T\d{2}:\d{2})(Z|[+-]\d{2}:?\d{2})$", "${1}:00${2}")
+    )
+    return (
+        pl.DataFrame({"text": values.cast(pl.String(), strict=False).str.strip_chars()})
+        .select(
+            pl.coalesce(
+                microseconds.cast(pl.Int64()).cast(_MICROSECONDS),
+                iso.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False),
+            )
+        )
+        .to_series()
+    )
