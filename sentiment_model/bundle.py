@@ -49,6 +49,20 @@ class ModelDescription(BaseModel):
         """Hash that names weights, vocabulary and configuration together."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:20]
 
+    @classmethod
+    def read(cls, folder: Path) -> "ModelDescription":
+        """Read the description of the model in a folder.
+
+        Raises:
+            ModelError: there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate_json((folder / DESCRIPTION).read_bytes())
+        except FileNotFoundError as error:
+            raise ModelError(f"{folder} is not a model: it has no {DESCRIPTION}") from error
+        except ValidationError as error:
+            raise ModelError(f"{folder / DESCRIPTION} is not a model description of this version") from error
+
 
 def save_bundle(
     folder: Path,
@@ -102,20 +116,23 @@ class Predictor:
         Raises:
             ModelError: a file is missing or damaged, or weights and vocabulary do not belong together.
         """
-        for name in (WEIGHTS, VOCABULARY, DESCRIPTION):
+        description = ModelDescription.read(folder)
+        for name in (WEIGHTS, VOCABULARY):
             if not (folder / name).is_file():
                 raise ModelError(f"{folder} is not a model: it has no {name}")
         try:
-            description = ModelDescription.model_validate_json((folder / DESCRIPTION).read_bytes())
             if sha256_of(folder / WEIGHTS) != description.weights_sha256:
-                raise ModelError(f"{folder / WEIGHTS} is damaged or of another model; register the model again")
+                raise ModelError(
+                    f"{folder / WEIGHTS} is damaged or of another model; register the model again"
+                )
             weights = load_file(folder / WEIGHTS)
-        except ValidationError as error:
-            raise ModelError(f"{folder / DESCRIPTION} is not a model description of this version") from error
         except SafetensorError as error:
             raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from error
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        if vocabulary.digest != description.vocabulary_digest or len(vocabulary) != description.vocabulary_size:
+        if (
+            vocabulary.digest != description.vocabulary_digest
+            or len(vocabulary) != description.vocabulary_size
+        ):
             raise ModelError(
                 f"the vocabulary in {folder} ({len(vocabulary)} tokens) does not fit the model "
                 f"({description.vocabulary_size} tokens); register the model again"
@@ -124,7 +141,9 @@ class Predictor:
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ModelError(f"the weights in {folder} do not fit {DESCRIPTION}; register the model again") from error
+            raise ModelError(
+                f"the weights in {folder} do not fit {DESCRIPTION}; register the model again"
+            ) from error
         device = device or torch.device("cpu")
         return cls(network.to(device).eval(), vocabulary, description, device)
 

@@ -17,12 +17,13 @@ class PartWriter:
     """Writes a table that arrives in pieces as few files with one role, in bounded memory.
 
     Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at :data:`PART_ROWS`. An empty
-    table is one file without rows.
+    table is one file without rows. File names begin with `name`, or else with the role.
     """
 
-    def __init__(self, writer: DatasetWriter, role: str, schema: pl.Schema) -> None:
+    def __init__(self, writer: DatasetWriter, role: str, schema: pl.Schema, name: str | None = None) -> None:
         self._writer = writer
         self._role = role
+        self._name = name or role
         self._schema = schema
         self._file: pq.ParquetWriter | None = None
         self._parts = 0
@@ -61,7 +62,7 @@ class PartWriter:
             self._file.close()
             self._file = None
         if self._file is None:
-            path = self._writer.file(f"{self._role}-{self._parts:05d}.parquet", self._role)
+            path = self._writer.file(f"{self._name}-{self._parts:05d}.parquet", self._role)
             self._file = pq.ParquetWriter(path, table.schema, compression="zstd")
             self._parts += 1
             self._rows = 0

@@ -34,7 +34,6 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
-from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription, Predictor
@@ -252,10 +251,7 @@ class Tracker:
             ModelError: the folder holds no model.
             TrackingError: MLflow cannot be reached or refuses.
         """
-        try:
-            digest = ModelDescription.model_validate_json((bundle / DESCRIPTION).read_bytes()).digest
-        except (OSError, ValidationError) as error:
-            raise ModelError(f"{bundle} holds no model: {DESCRIPTION} is missing or damaged") from error
+        digest = ModelDescription.read(bundle).digest
         with _mlflow_errors(OSError):
             version = self._registered(name, digest)
             reused = version is not None
