@@ -1,6 +1,7 @@
 """Shared fixtures: nothing in a test touches the user's Prefect or MLflow, or reaches the network."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,20 @@ def prefect_server() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; making one takes seconds, copying it does not."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def settings_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def settings_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path) -> Path:
     """Point every setting of the pipeline into a temporary folder, and return the folder."""
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("SENTIMENT_STORE_URL", str(tmp_path / "store"))
     monkeypatch.setenv("SENTIMENT_SCRATCH_DIR", str(tmp_path / "scratch"))
     monkeypatch.setenv("SENTIMENT_MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")

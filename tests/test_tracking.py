@@ -1,0 +1,268 @@
+"""Runs, the registry and its aliases, in a real MLflow with a database of its own."""
+
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+from tiny import tiny_bundle
+
+from sentiment_model.bundle import VOCABULARY, Predictor
+from sentiment_model.errors import ModelError, TrackingError
+from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetWriter, Stage, Store
+from sentiment_model.tracking import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Tracker,
+    git_commit,
+    inference_requirements,
+)
+from sentiment_model.training import EpochMetrics
+
+
+@pytest.fixture
+def tracker(settings_in: Path) -> Tracker:
+    return Tracker(Settings())
+
+
+@pytest.fixture
+def client(tracker: Tracker) -> MlflowClient:
+    return MlflowClient(Settings().mlflow_tracking_uri)
+
+
+def start(tracker: Tracker, fingerprint: str = "fp-1", **params: object) -> str:
+    return tracker.start_run("sentiment", fingerprint, name="test", params=params, tags={}).run_id
+
+
+def register(tracker: Tracker, folder: Path, seed: int, *, promote: bool) -> str:
+    tiny_bundle(folder / f"bundle-{seed}", seed)
+    run_id = start(tracker, f"fp-{seed}")
+    return tracker.register(
+        folder / f"bundle-{seed}", "sentiment", run_id, promote=promote, tags={"seed": str(seed)}
+    ).version
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    return {name: str(version) for name, version in client.get_registered_model("sentiment").aliases.items()}
+
+
+def epoch(number: int, loss: float = 0.5) -> EpochMetrics:
+    return EpochMetrics(number, 0.6, loss, 0.8, 0.001, 2.0, 1000.0)
+
+
+def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client: MlflowClient) -> None:
+    run_id = start(tracker, cell="lstm", layers=1)
+    with pytest.raises(KeyboardInterrupt), tracker.active(run_id):
+        tracker.run_log(run_id).log_epoch(epoch(0))
+        assert client.get_run(run_id).info.status == "RUNNING"
+        raise KeyboardInterrupt
+    assert client.get_run(run_id).info.status == "FAILED"
+
+    assert start(tracker, cell="lstm", layers=1, added=2) == run_id
+    with tracker.active(run_id):
+        log = tracker.run_log(run_id)
+        log.log_epoch(epoch(0, loss=9.0))  # repeated: the crash came before the checkpoint
+        log.log_epoch(epoch(1, loss=0.4))
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"cell": "lstm", "layers": "1", "added": "2"}
+    history = client.get_metric_history(run_id, "validation_loss")
+    assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.4)]
+    assert start(tracker, "another") != run_id
+
+
+def test_a_run_takes_more_params_than_one_request_may_hold(tracker: Tracker, client: MlflowClient) -> None:
+    run_id = start(tracker, **{f"p{i}": i for i in range(250)})
+    assert len(client.get_run(run_id).data.params) == 250
+
+
+def test_system_metrics_are_sampled_while_a_run_is_active(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    run_id = start(tracker)
+    with tracker.active(run_id):
+        deadline = time.monotonic() + 30
+        while "system/cpu_utilization_percentage" not in client.get_run(run_id).data.metrics:
+            assert time.monotonic() < deadline, "no system metrics after 30 s"
+            time.sleep(0.1)
+
+
+def test_a_run_names_the_datasets_it_was_trained_on(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    def write(writer: DatasetWriter) -> dict[str, int]:
+        pl.DataFrame({"x": [1]}).write_parquet(writer.file("part.parquet"))
+        return {"rows": 1}
+
+    dataset, _ = Store(str(tmp_path / "store")).materialise(Stage("tokenize", 1), {}, {}, write)
+    run_id = start(tracker)
+    tracker.run_log(run_id).log_dataset(dataset, "training")
+    (logged,) = client.get_run(run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("tokenize", dataset.ref.fingerprint)
+    assert dataset.url in logged.dataset.source
+    assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+
+
+def test_reports_metrics_and_tags_can_be_added_to_a_finished_run(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    run_id = start(tracker)
+    with tracker.active(run_id):
+        pass
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("<p>good</p>")
+    log = tracker.run_log(run_id)
+    log.log_folder(tmp_path / "report", "evaluation")
+    log.log_metrics({"test_accuracy": 0.9})
+    log.set_tags({"gate": "promoted"})
+    assert [file.path for file in client.list_artifacts(run_id, "evaluation")] == ["evaluation/report.html"]
+    run = client.get_run(run_id)
+    assert run.data.metrics["test_accuracy"] == 0.9
+    assert run.data.tags["gate"] == "promoted"
+    assert run.data.tags.get("mlflow.source.git.commit") == git_commit()
+
+
+def test_aliases_follow_the_gate(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    assert register(tracker, tmp_path, 1, promote=False) == "1"
+    assert aliases(client) == {CHALLENGER: "1"}
+    assert tracker.champion("sentiment", tmp_path) is None
+    register(tracker, tmp_path, 2, promote=True)
+    assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2"}
+    register(tracker, tmp_path, 3, promote=True)
+    assert aliases(client) == {CHALLENGER: "3", CHAMPION: "3", PREVIOUS: "2"}
+    register(tracker, tmp_path, 4, promote=False)
+    assert aliases(client) == {CHALLENGER: "4", CHAMPION: "3", PREVIOUS: "2"}
+    assert client.get_model_version("sentiment", "3").current_stage in (None, "None")
+
+
+def test_promotion_never_leaves_the_model_without_a_champion(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(tracker, tmp_path, 1, promote=True)
+    move = MlflowClient.set_registered_model_alias
+    moves: list[dict[str, str]] = []
+
+    def watched(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        move(self, name, alias, version)
+        moves.append(aliases(client))
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", watched)
+    register(tracker, tmp_path, 2, promote=True)
+    tracker.rollback("sentiment")
+    assert len(moves) == 5
+    assert [state.get(CHAMPION) for state in moves] == ["1", "1", "2", "1", "1"]
+    assert moves[-1] == {CHALLENGER: "2", CHAMPION: "1", PREVIOUS: "2"}
+
+
+def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    register(tracker, tmp_path, 1, promote=True)
+    register(tracker, tmp_path, 2, promote=True)
+    again = tracker.register(
+        tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"}
+    )
+    assert (again.version, again.promoted, again.reused) == ("2", True, True)
+    assert len(client.search_model_versions("name = 'sentiment'")) == 2
+    assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
+    assert client.get_model_version("sentiment", "2").tags["seed"] == "two"
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    register(tracker, tmp_path, 1, promote=True)
+    with pytest.raises(ModelError, match="no previous champion"):
+        tracker.rollback("sentiment")
+    register(tracker, tmp_path, 2, promote=True)
+    assert tracker.rollback("sentiment") == ("1", "2")
+
+    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
+    assert not again.promoted
+    assert again.held_back is not None
+    assert "version 2 was rolled back on 20" in again.held_back
+    assert aliases(client)[CHAMPION] == "1"
+
+    assert tracker.rollback("sentiment") == ("2", "1")  # whoever takes it back again means it
+    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
+    assert again.promoted
+    assert again.held_back is None
+
+
+def test_a_model_is_fetched_by_alias_version_or_run(tracker: Tracker, tmp_path: Path) -> None:
+    version = register(tracker, tmp_path, 1, promote=True)
+    digest = Predictor.load(tmp_path / "bundle-1").digest
+    run_id = tracker.find_run("sentiment", "fp-1")
+    for number, (uri, expected) in enumerate(
+        {
+            "models:/sentiment@champion": version,
+            "models:/sentiment/1": version,
+            f"runs:/{run_id}/sentiment": digest,
+        }.items()
+    ):
+        (tmp_path / str(number)).mkdir()
+        folder, named = tracker.fetch_bundle(uri, tmp_path / str(number))
+        assert named == expected
+        assert Predictor.load(folder).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/sentiment@champion", "no version with the alias champion .*challenger = 1.*train one"),
+        ("models:/sentiment/7", "no version 7 .*challenger = 1"),
+        ("models:/other@champion", "no model is registered as other at sqlite:.*flows.train"),
+        ("runs:/0123456789abcdef0123456789abcdef/sentiment", "cannot fetch runs:.*give models:/NAME@ALIAS"),
+        ("nowhere/at/all", "cannot fetch nowhere/at/all.*give models:/NAME@ALIAS"),
+        ("s3//typo", "cannot fetch s3//typo.*give models:/NAME@ALIAS"),
+    ],
+)
+def test_a_model_that_does_not_exist(tracker: Tracker, tmp_path: Path, uri: str, message: str) -> None:
+    register(tracker, tmp_path, 1, promote=False)
+    with pytest.raises(ModelError, match=message) as caught:
+        tracker.fetch_bundle(uri, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_not_registered(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="is not a model: it has no model.json"):
+        tracker.register(tmp_path / "empty", "sentiment", start(tracker), promote=True, tags={})
+
+
+def test_a_tampered_vocabulary_does_not_fit_the_model(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "one")
+    tiny_bundle(tmp_path / "two", words="quite other words , altogether")
+    (tmp_path / "two" / VOCABULARY).rename(tmp_path / "one" / VOCABULARY)
+    with pytest.raises(
+        ModelError, match=r"vocabulary in .* \(7 tokens\) does not fit the model \(13 tokens\)"
+    ):
+        Predictor.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "MLflow at http://127.0.0.1:9 cannot be reached .*refused.*SENTIMENT_MLFLOW"),
+        ("sqlite:////proc/nowhere/mlflow.db", "MLflow at sqlite:.* cannot be reached"),
+        ("postgresql://127.0.0.1:9/mlflow", "MLflow at postgresql:.* cannot be reached"),
+        ("carrier-pigeon://loft", "MLflow at carrier-pigeon:"),
+    ],
+)
+def test_an_unreachable_server_is_told_within_seconds(
+    settings_in: Path, monkeypatch: pytest.MonkeyPatch, uri: str, message: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)  # as a user has it
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=message) as caught:
+        Tracker(Settings(mlflow_tracking_uri=uri))
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(caught.value)
+
+
+def test_requirements_name_releases_without_the_build() -> None:
+    requirements = inference_requirements()
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert any(line.startswith("torch==") for line in requirements)
