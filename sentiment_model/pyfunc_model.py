@@ -63,7 +63,8 @@ class SentimentModel(PythonModel):
 def _registered_version(bundle: Path) -> str | None:
     """Return the version that MLflow notes beside MLmodel when it loads a model from the registry."""
     note = bundle.parents[1] / "registered_model_meta"
-    return str(yaml.safe_load(note.read_text())["model_version"]) if note.is_file() else None
+    version = yaml.safe_load(note.read_text())["model_version"] if note.is_file() else None
+    return str(version) if version is not None else None
 
 
 set_model(SentimentModel())

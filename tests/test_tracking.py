@@ -55,10 +55,15 @@ def epoch(number: int, loss: float = 0.5) -> EpochMetrics:
 
 def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client: MlflowClient) -> None:
     run_id = start(tracker, cell="lstm", layers=1)
-    with pytest.raises(KeyboardInterrupt), tracker.active(run_id):
-        tracker.run_log(run_id).log_epoch(epoch(0))
-        assert client.get_run(run_id).info.status == "RUNNING"
-        raise KeyboardInterrupt
+
+    def interrupted_training() -> None:
+        with tracker.active(run_id):
+            tracker.run_log(run_id).log_epoch(epoch(0))
+            assert client.get_run(run_id).info.status == "RUNNING"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_training()
     assert client.get_run(run_id).info.status == "FAILED"
 
     assert start(tracker, cell="lstm", layers=1, added=2) == run_id
@@ -228,7 +233,7 @@ def test_a_model_that_does_not_exist(tracker: Tracker, tmp_path: Path, uri: str,
 
 def test_a_folder_that_is_no_model_is_not_registered(tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="is not a model: it has no model.json"):
+    with pytest.raises(ModelError, match=r"is not a model: it has no model\.json"):
         tracker.register(tmp_path / "empty", "sentiment", start(tracker), promote=True, tags={})
 
 
