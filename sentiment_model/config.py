@@ -91,7 +91,7 @@ class CleanConfig(Config):
     test_only_sources: tuple[str, ...] = Field(
         ("rotten_tomatoes", "aclimdb/test"), description="Sources whose reviews are all held out for the test."
     )
-    salt: str = Field("v1", description="Changing it draws another split.")
+    salt: str = Field("v1", max_length=64, description="Changing it draws another split.")
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "CleanConfig":

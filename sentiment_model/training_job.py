@@ -10,18 +10,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
 
 from sentiment_model.batching import TokenizedReviews
-from sentiment_model.bundle import save_bundle
+from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
 from sentiment_model.calibration import fit_temperature
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, SentimentError
 from sentiment_model.settings import DeviceName
-from sentiment_model.store import DatasetRef, Stage, open_dataset
+from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.training import EpochMetrics, Observer, TrainingResult, choose_device, train
 from sentiment_model.vocabulary import Vocabulary
 
@@ -35,14 +36,27 @@ class TrainingJob(BaseModel):
     tokens: DatasetRef
     model: ModelConfig
     train: TrainConfig
-    max_tokens: int
     device: DeviceName
     checkpoint: Path
     output: Path
 
 
-def run_job(job: TrainingJob, observer: Observer) -> None:
-    """Train and write the model's files to `job.output`, in this process or in `job.train.processes` new ones.
+def training_identity(
+    tokens: DatasetRef, model: ModelConfig, config: TrainConfig
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the inputs and the parameters that a trained model is named by.
+
+    How often checkpoints are written and what device computes do not name another model.
+    """
+    parameters = {"model": model.model_dump(), "train": config.model_dump(exclude={"checkpoint_seconds"})}
+    return {"tokenize": tokens.fingerprint}, parameters
+
+
+def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> dict[str, Any]:
+    """Train in this process, or in `job.train.processes` new ones, and write the model's files to `job.output`.
+
+    Returns:
+        the best epoch's figures.
 
     Raises:
         SentimentError: the data or the configuration cannot be trained on; the message says why.
@@ -51,6 +65,11 @@ def run_job(job: TrainingJob, observer: Observer) -> None:
         _train_here(job, observer)
     else:
         _train_in_processes(job, observer)
+    for name in (WEIGHTS, VOCABULARY, DESCRIPTION, HISTORY):
+        writer.file(name)
+    history = json.loads((job.output / HISTORY).read_text())
+    best: dict[str, Any] = min(history, key=lambda metrics: metrics["validation_loss"])
+    return {"epochs": len(history), "best": best}
 
 
 def _train_here(job: TrainingJob, observer: Observer | None) -> None:
@@ -62,7 +81,7 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
 
     validation = load("validation")
     with tokens.local_folder() as folder:
-        vocabulary = Vocabulary.load(folder / "vocabulary.parquet")
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
     result = train(
         load("train"),
         validation,
@@ -78,14 +97,15 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
 
 
 def _save(job: TrainingJob, result: TrainingResult, vocabulary: Vocabulary, validation: TokenizedReviews) -> None:
+    tokens = open_dataset(job.tokens).manifest
     save_bundle(
         job.output,
         result.weights,
         vocabulary,
         job.model,
-        max_tokens=job.max_tokens,
+        max_tokens=tokens.parameters["max_tokens"],
         temperature=fit_temperature(result.validation_logits.numpy(), validation.labels.numpy()),
-        trained_on={**open_dataset(job.tokens).manifest.inputs, "tokenize": job.tokens.fingerprint},
+        trained_on={**tokens.inputs, "tokenize": job.tokens.fingerprint},
     )
     (job.output / HISTORY).write_text(json.dumps([asdict(metrics) for metrics in result.history], indent=2))
 

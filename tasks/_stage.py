@@ -1,5 +1,6 @@
 """What the tasks of the dataset-writing stages share: caching by fingerprint, retries, names and a summary artifact."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ def retry_can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 
 
 def _dataset_name(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    return f"{parameters['store_url']}/{parameters['stage'].name}/{parameters['fingerprint']}"
+    store = hashlib.sha256(parameters["store_url"].encode()).hexdigest()[:12]
+    return f"{parameters['stage'].name}-{parameters['fingerprint']}-{store}"  # becomes a file's name
 
 
 @task(

@@ -1,0 +1,33 @@
+"""Clean as a Prefect task."""
+
+from sentiment_model.clean import CLEAN, write_cleaned
+from sentiment_model.config import CleanConfig
+from sentiment_model.store import DatasetRef, open_dataset
+from tasks._stage import run_stage
+
+_TIMEOUT_SECONDS = 24 * 3600.0
+
+
+def clean(reviews: DatasetRef, test: DatasetRef | None, config: CleanConfig) -> DatasetRef:
+    """Normalise, de-duplicate and split ingested reviews.
+
+    Args:
+        reviews: the reviews to train on.
+        test: a test set of its own, or None to hold out a share of the reviews.
+        config: shares and sources of the split.
+
+    Raises:
+        QualityError: train, validation or test would lack one of the two labels.
+        StoreError: the store cannot be read or written.
+    """
+    inputs = {"ingest": reviews.fingerprint} | ({"test": test.fingerprint} if test else {})
+    return run_stage(
+        CLEAN,
+        reviews.store_url,
+        inputs,
+        config.model_dump(mode="json"),
+        lambda writer: write_cleaned(
+            writer, open_dataset(reviews).scan(), open_dataset(test).scan() if test else None, config
+        ),
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )

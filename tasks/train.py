@@ -1,0 +1,97 @@
+"""Training as a Prefect task: checkpoints, progress in the terminal and in the UI, epochs in MLflow."""
+
+import sys
+import time
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetRef, DatasetWriter
+from sentiment_model.tracking import Tracker, TrainingRunLog
+from sentiment_model.training import EpochMetrics
+from sentiment_model.training_job import TRAIN, TrainingJob, training_identity, write_model
+from tasks._stage import run_stage
+
+_SECONDS_BETWEEN_UPDATES = 5.0
+_TIMEOUT_SECONDS = 7 * 24 * 3600.0
+
+
+class _ProgressDisplay:
+    """Shows progress as a bar on a terminal and as an artifact in the Prefect UI; sends each epoch to MLflow."""
+
+    def __init__(self, log: TrainingRunLog) -> None:
+        self._log = log
+        self._logger = get_run_logger()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._bar = Progress("Training", *columns, disable=not sys.stdout.isatty())
+        self._line = self._bar.add_task("", total=None)
+        self._artifact = create_progress_artifact(0.0, key="training-progress", description="Training steps done")
+        self._updated = 0.0
+
+    def __enter__(self) -> "_ProgressDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        self._bar.update(self._line, completed=step, total=total_steps, description=f"loss {loss:.3f}")
+        if time.monotonic() - self._updated > _SECONDS_BETWEEN_UPDATES:
+            update_progress_artifact(self._artifact, 100.0 * step / total_steps)
+            self._updated = time.monotonic()
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self._log.log_epoch(metrics)
+        self._logger.info(
+            "Epoch %d: train loss %.3f, validation loss %.3f, validation accuracy %.1f %%, %.0f s, %.0f tokens/s",
+            metrics.epoch + 1,
+            metrics.train_loss,
+            metrics.validation_loss,
+            100 * metrics.validation_accuracy,
+            metrics.seconds,
+            metrics.tokens_per_second,
+        )
+
+
+def train(
+    tokens: DatasetRef, model: ModelConfig, config: TrainConfig, tracker: Tracker, mlflow_run_id: str
+) -> DatasetRef:
+    """Train on a tokenized dataset; an interrupted training goes on from its last checkpoint.
+
+    Args:
+        tokens: the tokenized dataset.
+        model: architecture.
+        config: optimisation.
+        tracker: the connection to MLflow.
+        mlflow_run_id: the MLflow run that gets each epoch's figures and the machine's load.
+
+    Returns:
+        the model folder, as a dataset.
+    """
+    settings = Settings()
+    inputs, parameters = training_identity(tokens, model, config)
+    fingerprint = TRAIN.fingerprint(inputs, parameters)
+    checkpoint = settings.scratch_dir / f"train-{fingerprint}.safetensors"
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        job = TrainingJob(
+            tokens=tokens,
+            model=model,
+            train=config,
+            device=settings.device,
+            checkpoint=checkpoint,
+            output=writer.folder,
+        )
+        if checkpoint.exists():
+            get_run_logger().info("Resuming the training from %s", checkpoint)
+        with tracker.active(mlflow_run_id), _ProgressDisplay(tracker.run_log(mlflow_run_id)) as display:
+            return write_model(writer, job, display)
+
+    dataset = run_stage(TRAIN, tokens.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)
+    checkpoint.unlink(missing_ok=True)
+    return dataset
