@@ -31,7 +31,8 @@ def text_hash(text: pl.Expr, salt: str) -> pl.Expr:
     def hashes(texts: pl.Series) -> pl.Series:
         key = salt.encode()
         values = [
-            hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest() for text in texts.to_list()
+            hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest()
+            for text in texts.to_list()
         ]
         return pl.Series(values, dtype=pl.Binary)
 
@@ -101,7 +102,9 @@ def _decide(rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> pl.Da
         .collect(engine="streaming")
     )
     # Eight bytes of the hash, read as a number in [0, 1).
-    fraction = pl.col("text_hash").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") / 2.0**64
+    fraction = (
+        pl.col("text_hash").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") / 2.0**64
+    )
     test_share = 0.0 if own_test else config.test_share
     held_out = config.validation_share + test_share
     return texts.with_columns(
@@ -157,7 +160,9 @@ def _count(rows: pl.LazyFrame, kept: pl.LazyFrame, decided: pl.DataFrame) -> dic
             "unlabelled": sizes.get(("unlabelled", None), 0),
         },
     }
-    accounted = sum(counts[name] for name in ("rows", "quarantined", "also_in_test", "contradictions", "duplicates"))
+    accounted = sum(
+        counts[name] for name in ("rows", "quarantined", "also_in_test", "contradictions", "duplicates")
+    )
     if accounted != counts["rows_in"]:
         raise RuntimeError(
             f"{counts['rows_in']} rows came in, but {accounted} are accounted for; this is a defect of the program"

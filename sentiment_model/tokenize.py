@@ -81,9 +81,7 @@ def encode(
         the frame with `ids` (list of Int32), `n_tokens` and `n_unknown` (Int32, both before truncation) added.
     """
     known = vocabulary.table
-    ids = pl.element().replace_strict(
-        known["token"], known["id"], default=UNKNOWN_ID, return_dtype=pl.Int32
-    )
+    ids = pl.element().replace_strict(known["token"], known["id"], default=UNKNOWN_ID, return_dtype=pl.Int32)
     tail = max_tokens // 2
     return (
         frame.with_columns(ids=tokens_of(pl.col(text_column)).list.eval(ids))
@@ -94,6 +92,8 @@ def encode(
         .with_columns(
             ids=pl.when(pl.col("n_tokens") <= max_tokens)
             .then("ids")
-            .otherwise(pl.concat_list(pl.col("ids").list.head(max_tokens - tail), pl.col("ids").list.tail(tail)))
+            .otherwise(
+                pl.concat_list(pl.col("ids").list.head(max_tokens - tail), pl.col("ids").list.tail(tail))
+            )
         )
     )
