@@ -8,6 +8,8 @@ import pytest
 from mlflow import MlflowClient
 from tiny import tiny_bundle
 
+from flows._cli import run_cli
+from flows.rollback import Rollback, rollback
 from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.errors import ModelError, TrackingError
 from sentiment_model.settings import Settings
@@ -194,6 +196,18 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(
     again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
     assert again.promoted
     assert again.held_back is None
+
+
+def test_one_command_rolls_back(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(Rollback, rollback, []) == 1
+    assert "error: no model is registered as sentiment" in capsys.readouterr().err
+    register(tracker, tmp_path, 1, promote=True)
+    register(tracker, tmp_path, 2, promote=True)
+    assert run_cli(Rollback, rollback, ["--model-name=sentiment"]) == 0
+    assert "champion is version 1 now, previous is version 2" in capsys.readouterr().out
+    assert aliases(client) == {CHALLENGER: "2", CHAMPION: "1", PREVIOUS: "2"}
 
 
 def test_a_model_is_fetched_by_alias_version_or_run(tracker: Tracker, tmp_path: Path) -> None:

@@ -1,0 +1,319 @@
+"""Batch scoring: every row of the input is labelled or in quarantine, and nothing half-done is published."""
+
+import gzip
+import json
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny import tiny_bundle
+
+from flows._cli import run_cli
+from flows.score import ScoringSummary, score
+from sentiment_model.bundle import VOCABULARY, Predictor
+from sentiment_model.config import Columns, ReviewFiles, ScoringRun
+from sentiment_model.errors import (
+    ConfigurationError,
+    ModelError,
+    QualityError,
+    SentimentError,
+    SourceError,
+    StoreError,
+)
+from sentiment_model.scoring import SCORE, score_files, scoring_identity
+from sentiment_model.settings import Settings
+from sentiment_model.store import Dataset, DatasetWriter, Store, open_dataset
+from sentiment_model.tracking import Tracker
+
+TEXTS = [
+    "A good film, <br />great!",
+    "awful , not that good",
+    "“bad” film",
+    "great great great",
+    "not a film",
+]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = tmp_path_factory.mktemp("bundle")
+    tiny_bundle(folder)
+    return Predictor.load(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A place for review files."""
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def run_on(path: Path | None, **options: object) -> ScoringRun:
+    own = {name: options.pop(name) for name in ("threshold", "batch_rows", "model_uri") if name in options}
+    return ScoringRun(files=ReviewFiles(path=str(path) if path else None, **options), **own)
+
+
+def score_into(store: Path, predictor: Predictor, run: ScoringRun) -> Dataset:
+    def write(writer: DatasetWriter) -> dict[str, object]:
+        return score_files(writer, predictor, run, "7")
+
+    inputs, parameters = scoring_identity(run, predictor.digest, "7")
+    return Store(str(store)).materialise(SCORE, inputs, parameters, write)[0]
+
+
+def published(store: Path) -> list[Path]:
+    return [path for path in store.rglob("*") if path.is_file()]
+
+
+def test_all_columns_are_kept_and_four_are_added(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
+    table = pl.DataFrame(
+        {"id": range(5), "text": TEXTS, "nested": [{"stars": i, "tags": ["x"]} for i in range(5)]}
+    )
+    table.write_parquet(folder / "reviews.parquet")
+    scores = score_into(tmp_path / "store", predictor, run_on(folder / "reviews.parquet"))
+
+    labelled = scores.scan().collect()
+    assert labelled.select(table.columns).equals(table)
+    assert labelled.columns == ["id", "text", "nested", "label", "probability", "model_version", "scored_at"]
+    expected = predictor.predict(table["text"])["probability"]
+    assert labelled["probability"].to_list() == pytest.approx(expected.to_list(), abs=1e-6)
+    assert labelled["label"].to_list() == ["positive" if p >= 0.5 else "negative" for p in expected]
+    assert set(labelled["model_version"]) == {"7"}
+    assert labelled.schema["scored_at"] == pl.Datetime("us", "UTC")
+    assert datetime.now(UTC) - labelled["scored_at"][0] < timedelta(minutes=5)
+    assert scores.scan("quarantine").collect().is_empty()
+
+
+def test_every_format_gives_the_same_answers(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
+    table = pl.DataFrame({"id": [str(i) for i in range(5)], "text": TEXTS})
+    table.write_csv(folder / "a.csv")
+    (folder / "sub").mkdir()
+    with gzip.open(folder / "sub" / "a.jsonl.gz", "wb") as file:
+        table.write_ndjson(file)
+    table.write_parquet(folder / "sub" / "a (1).parquet")
+    table.write_parquet(folder / "sub" / "a [1].parquet")  # an odd name that differs in odd characters alone
+
+    scores = score_into(tmp_path / "store", predictor, run_on(folder))
+    files = scores.files("part")
+    assert len(files) == 4
+    answers = [pl.read_parquet(file, glob=False).drop("scored_at") for file in files]
+    assert all(answer.equals(answers[0]) for answer in answers)
+    assert scores.scan().collect().height == scores.counts["scored"] == 20
+    assert scores.counts["files"] == 4
+
+
+def test_the_threshold_moves_the_label_and_nothing_else(
+    folder: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
+    probabilities = predictor.predict(pl.Series(TEXTS))["probability"]
+    threshold = float(probabilities.sort()[2])
+    scores = score_into(tmp_path / "store", predictor, run_on(folder, threshold=threshold))
+    assert scores.scan().collect()["label"].to_list() == [
+        "positive" if p >= threshold else "negative" for p in probabilities
+    ]
+    assert scores.counts["positive_share"] == pytest.approx(3 / 5)
+
+
+def test_a_column_with_the_name_of_an_output_is_renamed(
+    folder: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    rows = {"label": "x", "input_label": "y", "probability": 3, "scored_at": "z", "text": "good"}
+    pl.DataFrame([rows]).write_ndjson(folder / "a.jsonl")
+    (row,) = score_into(tmp_path / "store", predictor, run_on(folder)).scan().collect().to_dicts()
+    assert row["input_input_label"] == "x"
+    assert row["input_label"] == "y"
+    assert (row["input_probability"], row["input_scored_at"]) == (3, "z")
+    assert row["label"] in ("positive", "negative")
+
+
+def test_rows_without_a_usable_text_go_to_quarantine(
+    folder: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    lines = [
+        '{"text": "good film"}',
+        '{"text": null}',
+        '{"text": "  "}',
+        "{broken",
+        '{"text": "<br /> \\u200b"}',
+        json.dumps({"text": "good " * 100}),
+        '{"text": "bad film"}',
+    ]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    (folder / "b.csv").write_text("text\nfine film\n")
+    run = run_on(folder, max_bad_share=0.8, max_text_bytes=200)
+    scores = score_into(tmp_path / "store", predictor, run)
+
+    assert scores.scan().select("text").collect()["text"].to_list() == ["good film", "bad film", "fine film"]
+    quarantine = scores.scan("quarantine").sort("row").collect()
+    assert quarantine.select("file", "row", "reason").rows() == [
+        ("a.jsonl", 2, "missing_text"),
+        ("a.jsonl", 3, "empty_text"),
+        ("a.jsonl", 4, "broken_json"),
+        ("a.jsonl", 5, "empty_text"),
+        ("a.jsonl", 6, "text_too_long"),
+    ]
+    counts = scores.counts
+    assert counts["rows_in"] == counts["scored"] + counts["quarantined"] == 8
+    assert counts["reasons"] == {"empty_text": 2, "missing_text": 1, "broken_json": 1, "text_too_long": 1}
+    assert counts["mean_tokens"] == 2
+    assert counts["unknown_share"] == pytest.approx(1 / 6)  # `fine`
+
+
+def test_small_batches_give_the_same_scores_in_the_same_order(
+    folder: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    texts = [f"{TEXTS[i % 5]} {'film ' * (i % 17)}" for i in range(97)]
+    pl.DataFrame({"row": range(97), "text": texts}).write_csv(folder / "a.csv")
+    small = score_into(tmp_path / "small", predictor, run_on(folder, batch_rows=8)).scan().collect()
+    large = score_into(tmp_path / "large", predictor, run_on(folder)).scan().collect()
+    assert small["row"].to_list() == [str(i) for i in range(97)]
+    assert small.drop("scored_at", "probability").equals(large.drop("scored_at", "probability"))
+    assert small["probability"].to_list() == pytest.approx(large["probability"].to_list(), abs=1e-6)
+
+
+def test_too_many_bad_rows_publish_nothing(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
+    (folder / "a.csv").write_text("id,text\n1,good\n2,\n3,bad\n4,\n")
+    with pytest.raises(
+        QualityError, match=r"2 of 4 rows .* \(50\.0%, .* 20\.0%\).*empty_text 2 .*a\.csv row 2"
+    ):
+        score_into(tmp_path / "store", predictor, run_on(folder, max_bad_share=0.2))
+    assert published(tmp_path / "store") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_publishes_nothing(folder: Path, small_disk: Path, predictor: Predictor) -> None:
+    noise = [f"good film {random.Random(i).randbytes(400).hex()}" for i in range(2000)]
+    pl.DataFrame({"text": noise}).write_csv(folder / "a.csv")
+    with pytest.raises(StoreError, match=r"no space left .*nothing was published: free some space"):
+        score_into(small_disk, predictor, run_on(folder))
+    assert published(small_disk) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error", "message"),
+    [
+        ("text\n", {}, SourceError, "no reviews in .*only a header"),
+        ("body\ngood\n", {}, SourceError, "no column 'text', it has body"),
+        ("text\n\n<b></b>\n", {"max_bad_share": 1.0}, QualityError, "cannot be scored"),
+        ("text\ngood\n", {"columns": Columns(text="body")}, SourceError, "no column 'body'"),
+    ],
+)
+def test_files_that_cannot_be_scored(
+    folder: Path,
+    tmp_path: Path,
+    predictor: Predictor,
+    content: str,
+    options: dict[str, object],
+    error: type[SentimentError],
+    message: str,
+) -> None:
+    (folder / "a.csv").write_text(content)
+    with pytest.raises(error, match=message):
+        score_into(tmp_path / "store", predictor, run_on(folder, **options))
+    assert published(tmp_path / "store") == []
+
+
+def test_a_path_is_needed(predictor: Predictor) -> None:
+    with pytest.raises(ConfigurationError, match=r"nothing to score: give files\.path"):
+        scoring_identity(run_on(None), predictor.digest, "7")
+
+
+def test_scores_are_named_by_content_model_and_options(folder: Path) -> None:
+    (folder / "a.csv").write_text("text\ngood\n")
+
+    def name(model: str = "m", **options: object) -> str:
+        return SCORE.fingerprint(*scoring_identity(run_on(folder, **options), model, "1"))
+
+    first = name()
+    assert name(batch_rows=5) == first
+    assert len({first, name("other"), name(threshold=0.7), name(max_bad_share=0.5)}) == 4
+    (folder / "a.csv").write_text("text\ngood!\n")
+    changed = name()
+    assert changed != first
+    folder.rename(folder.parent / "moved")
+    assert SCORE.fingerprint(*scoring_identity(run_on(folder.parent / "moved"), "m", "1")) == changed
+
+
+@pytest.fixture
+def champion(settings_in: Path, prefect_server: None) -> Path:
+    """Register a tiny champion; return the folder with its files as MLflow keeps them."""
+    tiny_bundle(settings_in / "bundle")
+    tracker = Tracker(Settings())
+    run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
+    tracker.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
+    (weights,) = (settings_in / "artifacts").rglob("weights.safetensors")
+    return weights.parent
+
+
+def test_the_flow_scores_with_the_champion_and_reuses_what_it_did(champion: Path, folder: Path) -> None:
+    pl.DataFrame({"id": range(5), "text": TEXTS}).write_csv(folder / "a.csv")
+    first: ScoringSummary = score(run_on(folder))
+    assert (first.scored, first.quarantined, first.model_version, first.reused) == (5, 0, "1", False)
+    assert set(open_dataset(first.scores).scan().collect()["model_version"]) == {"1"}
+
+    again: ScoringSummary = score(run_on(folder))
+    assert again.reused
+    assert again.scores == first.scores
+
+    pl.DataFrame({"text": ["good"]}).write_csv(folder / "b.csv")
+    more: ScoringSummary = score(run_on(folder, model_uri="models:/sentiment/1"))
+    assert (more.scored, more.reused) == (6, False)
+
+
+@pytest.fixture
+def fails(capfd: pytest.CaptureFixture[str], settings_in: Path) -> Callable[..., str]:
+    """Run the command line, and return the one line that it prints for the user."""
+
+    def run(*arguments: str) -> str:
+        assert run_cli(ScoringRun, score, arguments) == 1
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert published(settings_in / "store") == []
+        return line
+
+    return run
+
+
+def test_the_command_line_says_what_is_wrong(
+    champion: Path, folder: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a.csv").write_text("text\ngood\n")
+    files = f"--files.path={folder}"
+    assert "there is no file at /nowhere" in fails("--files.path=/nowhere")
+    assert "no version with the alias best" in fails(files, "--model-uri=models:/sentiment@best")
+    assert "no model is registered as other" in fails(files, "--model-uri=models:/other/1")
+    (champion / VOCABULARY).write_bytes(b"PAR1")
+    assert "is not a vocabulary" in fails(files)
+    (champion / VOCABULARY).unlink()
+    assert "it has no vocabulary.parquet" in fails(files)
+    monkeypatch.setenv("SENTIMENT_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "MLflow at http://127.0.0.1:9 cannot be reached" in fails(files)
+
+
+def test_a_vocabulary_of_another_model_is_refused(champion: Path, folder: Path) -> None:
+    (folder / "a.csv").write_text("text\ngood\n")
+    tiny_bundle(folder.parent / "other", words="quite other words")
+    (champion / VOCABULARY).write_bytes((folder.parent / "other" / VOCABULARY).read_bytes())
+    with pytest.raises(ModelError, match=r"vocabulary .* does not fit the model"):
+        score(run_on(folder))
