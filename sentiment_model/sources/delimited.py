@@ -38,7 +38,7 @@ class _Records:
                     self._taken.clear()
                     self._undecodable = False
             except csv.Error as error:
-                yield self._give_up("broken_csv", str(error))
+                yield self._give_up("broken_csv", f"broken quoting: {error}")
                 continue
             if not self._pushed_back:
                 return
@@ -112,6 +112,6 @@ def read_delimited(
 
     def build(rows: list[list[str]]) -> tuple[pl.DataFrame, tuple[str, ...]]:
         series = [pl.Series(columns[i], [row[i] for row in rows], pl.String()) for i in kept]
-        return pl.DataFrame(series), columns
+        return pl.DataFrame(height=len(rows)).with_columns(series), columns
 
     yield from gather(file, items, build, batch_rows)

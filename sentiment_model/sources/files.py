@@ -22,6 +22,7 @@ from sentiment_model.sources.jsonl import discover, read_jsonl, read_records
 from sentiment_model.sources.lines import Compression, read_chunks, split_lines
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.parquet import read_parquet
+from sentiment_model.sources.records import decode
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -159,9 +160,9 @@ def usable_text(batch: Batch, config: ReviewFiles) -> tuple[Batch, pl.Series]:
     if batch.origin.is_empty():
         return batch, pl.Series("text", [], pl.String())
     found = text_column(batch, mapping_of(config).columns.text)
-    judged = batch.frame.select(
-        found.cast(pl.String(), strict=False).alias("text"), found.is_null().alias("missing")
-    ).with_columns(size=pl.col("text").str.len_bytes())
+    values = batch.frame.select(found).to_series()
+    text = decode(values) if values.dtype == pl.Binary() else values.cast(pl.String(), strict=False)
+    judged = pl.DataFrame({"text": text, "missing": values.is_null(), "size": text.str.len_bytes()})
     too_long = pl.format("{} bytes, above max_text_bytes {}", "size", config.max_text_bytes)
     faults = judged.select(
         fault=pl.when("missing")
@@ -192,8 +193,9 @@ def reject(batch: Batch, faults: pl.Series, raw: pl.Series) -> Batch:
     if faults.null_count() == len(faults):
         return batch
     good = faults.is_null()
+    excerpt = raw.str.head(RAW_CHARACTERS).fill_null("")
     rejects = (
-        batch.origin.with_columns(faults.alias("fault"), raw.str.head(RAW_CHARACTERS).alias("raw"))
+        batch.origin.with_columns(fault=faults, raw=excerpt)
         .filter(~good)
         .unnest("fault")
         .select(QUARANTINE_SCHEMA.names())

@@ -116,7 +116,8 @@ def read_jsonl(
                 if len(seen) < MAX_COLUMNS:
                     seen.update(dict.fromkeys(row))
         types = schema or {name: pl.String() for name in only or () if name in seen}
-        return pl.DataFrame([_column(name, rows, dtype) for name, dtype in types.items()]), tuple(seen)
+        series = [_column(name, rows, dtype) for name, dtype in types.items()]
+        return pl.DataFrame(height=len(rows)).with_columns(series), tuple(seen)
 
     yield from gather(file, records, build, batch_rows)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from sentiment_model.errors import SourceError
 from sentiment_model.reviews import Batch, Fault, quarantined
-from sentiment_model.sources.records import BATCH_BYTES, distinct, origin
+from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
 
 
 def read_parquet(
@@ -39,7 +39,7 @@ def read_parquet(
             number = pl.int_range(position, position + arrow.num_rows, eager=True, dtype=pl.Int64())
             fault = Fault("undecodable", "a string is not UTF-8")
             yield Batch(
-                frame.filter(~bad) if bad.any() else frame,
+                frame.filter(~bad),
                 origin(file, number.filter(~bad)),
                 quarantined((file, row, fault) for row in number.filter(bad)),
                 columns,
@@ -64,9 +64,9 @@ def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
                 raise
             binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
             raw = pl.Series(name, column.view(binary), pl.Binary())
-            decoded = raw.cast(pl.String(), strict=False)
+            decoded = decode(raw)
             bad = bad | (raw.is_not_null() & decoded.is_null())
             series.append(decoded)
         else:
             series.append(pl.Series(name, column))
-    return pl.DataFrame(series), bad
+    return pl.DataFrame(height=arrow.num_rows).with_columns(series), bad

@@ -65,6 +65,18 @@ def stem(file: str) -> str:
     return path.stem
 
 
+def decode(values: pl.Series) -> pl.Series:
+    """Return bytes as strings; what is not UTF-8 becomes null."""
+    return pl.Series(values.name, [_decode(value) for value in values], pl.String())
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def distinct(names: Iterable[str]) -> list[str]:
     """Return the column names made distinct: `a, a` becomes `a, a_2`; an empty one gets its number."""
     result: list[str] = []

