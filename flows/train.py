@@ -1,0 +1,91 @@
+"""The training flow: ingest -> clean -> tokenize -> train -> evaluate -> register.
+
+Run it with ``python -m flows.train``; ``--help`` lists what can be chosen.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from flows._cli import run_cli
+from sentiment_model.config import TrainingRun
+from sentiment_model.evaluation import ChampionModel
+from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetRef, open_dataset
+from sentiment_model.tracking import Tracker
+from sentiment_model.training_job import TRAIN, training_identity
+from tasks._stage import flatten
+from tasks.clean import clean
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.register import Registration, register
+from tasks.tokenize import tokenize
+from tasks.train import train as train_network
+
+
+class TrainingSummary(BaseModel):
+    """What a training run made, by name."""
+
+    reviews: DatasetRef
+    cleaned: DatasetRef
+    tokens: DatasetRef
+    model: DatasetRef
+    evaluation: DatasetRef
+    registration: Registration
+
+
+@flow(name="train", flow_run_name="train {run.model.cell} on {run.ingest.source}")
+def train(run: TrainingRun) -> TrainingSummary:
+    """Train, evaluate and register a recurrent sentiment classifier; promote it only if the gate passes.
+
+    Stages whose inputs and parameters did not change are reused. A training that was interrupted goes on from its
+    last checkpoint.
+
+    Args:
+        run: what to train on, what to train, and when to promote it.
+
+    Raises:
+        SentimentError: the input, the configuration or a server is at fault; the message says what to do.
+    """
+    settings = Settings()
+    tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
+    reviews = ingest(run.ingest, settings.store_url)
+    test = ingest(run.test, settings.store_url) if run.test else None
+    cleaned = clean(reviews, test, run.clean)
+    tokens = tokenize(cleaned, run.tokenize)
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, run.train))
+    log = tracker.start_run(
+        run.model_name,
+        fingerprint,
+        name=str(flow_run.name or "train"),
+        params=flatten(run.model_dump(mode="json")),
+        tags={"prefect.flow_run": str(flow_run.id or ""), "prefect.url": str(flow_run.ui_url or "")},
+    )
+    log.log_dataset(open_dataset(tokens), "training")
+    model = train_network(tokens, run.model, run.train, tracker, log.run_id)
+    with TemporaryDirectory(prefix="sentiment-champion-") as folder:
+        champion = tracker.champion(run.model_name, Path(folder))
+        evaluation = evaluate(model, tokens, cleaned, champion, run.evaluate, run.gate)
+    registration = register(model, evaluation, run, log.run_id, tracker)
+    return TrainingSummary(
+        reviews=reviews,
+        cleaned=cleaned,
+        tokens=tokens,
+        model=model,
+        evaluation=evaluation,
+        registration=registration,
+    )
+
+
+def main() -> int:
+    """Run the flow from the command line."""
+    return run_cli(TrainingRun, train)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

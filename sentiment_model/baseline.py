@@ -1,0 +1,45 @@
+"""The honest peer: TF-IDF over words and logistic regression, trained on the same reviews.
+
+A recurrent network that loses to it has no reason to exist.
+"""
+
+from typing import Any
+
+import polars as pl
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from sentiment_model.store import DatasetWriter, Stage
+
+BASELINE = Stage("baseline", 1)
+MAX_TRAINING_REVIEWS = 200_000
+
+
+def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame) -> dict[str, Any]:
+    """Fit on the train split and write the probabilities of the held-out reviews (role `part`).
+
+    More than :data:`MAX_TRAINING_REVIEWS` training reviews are thinned to those with the lowest hashes, which is a
+    random and repeatable sample.
+
+    Args:
+        writer: where to write.
+        reviews: cleaned reviews.
+
+    Returns:
+        counts: how many reviews it was trained on and how many words it knows.
+    """
+    train = (
+        reviews.filter(pl.col("split") == "train")
+        .select("text", "label", "text_hash")
+        .bottom_k(MAX_TRAINING_REVIEWS, by="text_hash")
+        .collect(engine="streaming")
+    )
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2), LogisticRegression(max_iter=1000))
+    model.fit(train["text"].to_numpy(), train["label"].to_numpy())
+    held_out = (
+        reviews.filter(pl.col("split").is_in(["validation", "test"])).select("text_hash", "text").collect()
+    )
+    probability = model.predict_proba(held_out["text"].to_numpy())[:, 1]
+    held_out.select("text_hash", probability=pl.Series(probability)).write_parquet(writer.file("part-00000.parquet"))
+    return {"trained_on": train.height, "words": len(model[0].vocabulary_)}

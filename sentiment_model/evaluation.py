@@ -1,0 +1,252 @@
+"""Evaluation on held-out reviews: against the truth, a linear baseline and the current champion."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from sentiment_model.config import EvaluateConfig
+from sentiment_model.errors import ConfigurationError
+from sentiment_model.metrics import Floats, Interval, ReliabilityBin, intervals, mean_interval, reliability
+from sentiment_model.slices import slice_names
+from sentiment_model.training import EpochMetrics
+
+_MISTAKE_CHARACTERS = 1_500
+
+
+class ChampionModel(BaseModel):
+    """The champion, downloaded from the registry."""
+
+    version: str
+    digest: str
+    bundle: Path
+
+
+class Scores(BaseModel):
+    """How one model did on one set of reviews."""
+
+    rows: int
+    positives: int
+    metrics: dict[str, Interval]
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+
+class SliceScore(BaseModel):
+    """Accuracy on a slice of the test reviews; the interval is Wilson's (1927)."""
+
+    kind: str
+    name: str
+    rows: int
+    accuracy: Interval
+    baseline_accuracy: float
+    champion_accuracy: float | None
+
+
+class Mistake(BaseModel):
+    """A test review on which the model is confident and wrong."""
+
+    review_id: str
+    source: str
+    label: int
+    probability: float
+    text: str
+
+
+class ChampionComparison(BaseModel):
+    """The champion on the headline rows; McNemar's (1947) exact test looks at the rows that only one gets right."""
+
+    version: str
+    accuracy: Interval
+    difference: Interval
+    only_model_right: int
+    only_champion_right: int
+    p_value: float
+
+
+class Evaluation(BaseModel):
+    """What is known of a model from reviews that it was not trained on."""
+
+    test: Scores
+    validation: Scores
+    separate: dict[str, Scores]
+    baseline_test: Scores
+    baseline_validation: Scores
+    champion: ChampionComparison | None
+    slices: list[SliceScore]
+    mistakes: list[Mistake]
+    temperature: float
+    calibration_error_before: float
+    reliability_before: list[ReliabilityBin]
+    reliability_after: list[ReliabilityBin]
+    roc_curve: list[tuple[float, float]]
+    history: list[EpochMetrics]
+    trained_on: dict[str, str]
+    confidence: float
+
+
+def evaluate_model(
+    validation: pl.DataFrame,
+    test: pl.DataFrame,
+    config: EvaluateConfig,
+    *,
+    temperature: float,
+    history: Sequence[EpochMetrics],
+    trained_on: Mapping[str, str],
+    champion_version: str | None = None,
+) -> Evaluation:
+    """Evaluate predictions.
+
+    Args:
+        validation: held-out reviews with `label`, `probability`, `logit` and `baseline` (its probability).
+        test: the same, plus `review_id`, `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
+            `champion` (its probability).
+        config: what to report.
+        temperature: the divisor that turned logits into probabilities.
+        history: how training went.
+        trained_on: fingerprints of the datasets behind the model.
+        champion_version: the champion's version, if there is one.
+
+    Raises:
+        ConfigurationError: every test review is of a source that is reported separately.
+    """
+    headline = test.filter(~pl.col("source").is_in(config.separate_sources))
+    if headline.is_empty():
+        raise ConfigurationError(
+            f"every test review is of a source in evaluate.separate_sources ({', '.join(config.separate_sources)}); "
+            "name fewer, so that there is something to judge the model by"
+        )
+    separate = [source for source in config.separate_sources if source in test["source"]]
+    labels, logits = _floats(headline, "label"), _floats(headline, "logit")
+    uncalibrated = 1 / (1 + np.exp(-logits))
+    return Evaluation(
+        test=_scores(headline, "probability", config),
+        validation=_scores(validation, "probability", config),
+        separate={
+            source: _scores(test.filter(pl.col("source") == source), "probability", config) for source in separate
+        },
+        baseline_test=_scores(headline, "baseline", config),
+        baseline_validation=_scores(validation, "baseline", config),
+        champion=None if champion_version is None else _compare(headline, champion_version, config),
+        slices=_slices(headline, test.filter(pl.col("source").is_in(separate)), config),
+        mistakes=_mistakes(headline, config.mistakes),
+        temperature=temperature,
+        calibration_error_before=_calibration_error(labels, uncalibrated, config.calibration_bins),
+        reliability_before=reliability(labels, uncalibrated, config.calibration_bins),
+        reliability_after=reliability(labels, _floats(headline, "probability"), config.calibration_bins),
+        roc_curve=_roc_curve(labels, logits),
+        history=list(history),
+        trained_on=dict(trained_on),
+        confidence=config.confidence,
+    )
+
+
+def _floats(frame: pl.DataFrame, column: str) -> Floats:
+    return frame[column].cast(pl.Float64).to_numpy()
+
+
+def _scores(frame: pl.DataFrame, column: str, config: EvaluateConfig) -> Scores:
+    labels, probabilities = _floats(frame, "label"), _floats(frame, column)
+    positive, predicted = labels > 0.5, probabilities >= 0.5
+    return Scores(
+        rows=len(labels),
+        positives=int(positive.sum()),
+        metrics=intervals(
+            labels,
+            probabilities,
+            bins=config.calibration_bins,
+            samples=config.bootstrap_samples,
+            confidence=config.confidence,
+        ),
+        true_positives=int((predicted & positive).sum()),
+        false_positives=int((predicted & ~positive).sum()),
+        true_negatives=int((~predicted & ~positive).sum()),
+        false_negatives=int((~predicted & positive).sum()),
+    )
+
+
+def _correct(column: str) -> pl.Expr:
+    return (pl.col(column) >= 0.5) == (pl.col("label") == 1)
+
+
+def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> ChampionComparison:
+    right = headline.select(model=_correct("probability"), champion=_correct("champion"))
+    model, champion = (_floats(right, name) for name in ("model", "champion"))
+    only_model, only_champion = int((model > champion).sum()), int((champion > model).sum())
+    settings = {"samples": config.bootstrap_samples, "confidence": config.confidence}
+    return ChampionComparison(
+        version=version,
+        accuracy=mean_interval(champion, **settings),
+        difference=mean_interval(model - champion, **settings),
+        only_model_right=only_model,
+        only_champion_right=only_champion,
+        p_value=float(mcnemar([[0, only_model], [only_champion, 0]], exact=True).pvalue),
+    )
+
+
+def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConfig) -> list[SliceScore]:
+    names = slice_names(pl.col("n_tokens"), pl.col("n_unknown"), pl.col("text"))
+    slices: list[SliceScore] = []
+    for kind, name in names.items():
+        # The separately reported sources are slices of their own, and out of all the others.
+        frame = pl.concat([headline, separate]) if kind == "source" else headline
+        has_champion = "champion" in frame.columns
+        table = (
+            frame.group_by(name.alias("name"))
+            .agg(
+                rows=pl.len(),
+                right=_correct("probability").sum(),
+                baseline=_correct("baseline").mean(),
+                champion=_correct("champion").mean() if has_champion else pl.lit(None, pl.Float64),
+            )
+            .sort("rows", "name", descending=[True, False])
+        )
+        for row in table.iter_rows(named=True):
+            low, high = proportion_confint(row["right"], row["rows"], alpha=1 - config.confidence, method="wilson")
+            slices.append(
+                SliceScore(
+                    kind=kind,
+                    name=row["name"],
+                    rows=row["rows"],
+                    accuracy=Interval(value=row["right"] / row["rows"], low=low, high=high),
+                    baseline_accuracy=row["baseline"],
+                    champion_accuracy=row["champion"],
+                )
+            )
+    return slices
+
+
+def _mistakes(headline: pl.DataFrame, count: int) -> list[Mistake]:
+    wrong = headline.filter(~_correct("probability")).sort(
+        (pl.col("probability") - 0.5).abs(), "review_id", descending=[True, False]
+    )
+    return [
+        Mistake(
+            review_id=row["review_id"],
+            source=row["source"],
+            label=row["label"],
+            probability=row["probability"],
+            text=row["text"][:_MISTAKE_CHARACTERS],
+        )
+        for row in wrong.head(count).iter_rows(named=True)
+    ]
+
+
+def _calibration_error(labels: Floats, probabilities: Floats, bins: int) -> float:
+    found = reliability(labels, probabilities, bins)
+    return sum(b.rows * abs(b.mean_probability - b.positive_share) for b in found) / len(labels)
+
+
+def _roc_curve(labels: Floats, logits: Floats, points: int = 200) -> list[tuple[float, float]]:
+    """Return (false-positive rate, true-positive rate), thinned to be drawn."""
+    ordered = labels[np.argsort(-logits, kind="stable")]
+    true = np.r_[0.0, np.cumsum(ordered) / max(1.0, ordered.sum())]
+    false = np.r_[0.0, np.cumsum(1 - ordered) / max(1.0, (1 - ordered).sum())]
+    kept = np.unique(np.linspace(0, len(true) - 1, min(points, len(true))).astype(int))
+    return [(float(x), float(y)) for x, y in zip(false[kept], true[kept], strict=True)]

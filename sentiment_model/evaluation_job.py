@@ -1,0 +1,97 @@
+"""The evaluate stage: a model folder in; evaluation, gate decision, report, figures and predictions out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from sentiment_model.bundle import Predictor
+from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.evaluation import ChampionModel, Evaluation, evaluate_model
+from sentiment_model.gate import GateDecision, decide
+from sentiment_model.report import figures, report_html
+from sentiment_model.store import Dataset, DatasetWriter, Stage
+from sentiment_model.training import EpochMetrics
+from sentiment_model.training_job import HISTORY
+
+EVALUATE = Stage("evaluate", 1)
+
+_SCORING_ROWS = 20_000
+
+
+def write_evaluation(
+    writer: DatasetWriter,
+    model: Path,
+    cleaned: pl.LazyFrame,
+    baseline: pl.LazyFrame,
+    champion: ChampionModel | None,
+    config: EvaluateConfig,
+    gate: GateConfig,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Score the held-out reviews, evaluate, judge, and write what was found.
+
+    Files by role: `evaluation` and `gate` (JSON), `report` (HTML), `figure` (SVG), `predictions` (Parquet, the test
+    reviews without their text).
+
+    Args:
+        writer: where to write.
+        model: folder of the model.
+        cleaned: cleaned reviews.
+        baseline: the baseline's probabilities by `text_hash`.
+        champion: the champion, unless it is this very model or there is none.
+        config: what to report.
+        gate: when to promote.
+        device: what to compute on.
+
+    Returns:
+        counts: the gate's decision and the headline metrics.
+    """
+    predictor = Predictor.load(model, device)
+    held_out = (
+        cleaned.filter(pl.col("split").is_in(["validation", "test"]))
+        .join(baseline.rename({"probability": "baseline"}), on="text_hash", how="left", maintain_order="left")
+        .collect()
+    )
+    held_out = held_out.hstack(_predict(predictor, held_out["text"]))
+    test = held_out.filter(pl.col("split") == "test")
+    if champion:
+        other = Predictor.load(champion.bundle, device)
+        test = test.with_columns(_predict(other, test["text"])["probability"].alias("champion"))
+    evaluation = evaluate_model(
+        held_out.filter(pl.col("split") == "validation"),
+        test,
+        config,
+        temperature=predictor.description.temperature,
+        history=[EpochMetrics(**metrics) for metrics in json.loads((model / HISTORY).read_text())],
+        trained_on=predictor.description.trained_on,
+        champion_version=champion.version if champion else None,
+    )
+    decision = decide(evaluation, gate)
+    writer.file("evaluation.json", role="evaluation").write_text(evaluation.model_dump_json(indent=2))
+    writer.file("gate.json", role="gate").write_text(decision.model_dump_json(indent=2))
+    drawn = figures(evaluation)
+    for name, svg in drawn.items():
+        writer.file(f"{name}.svg", role="figure").write_text(svg)
+    writer.file("report.html", role="report").write_text(report_html(evaluation, decision, drawn))
+    columns = ["review_id", "source", "label", "probability", "logit", "baseline", "n_tokens", "n_unknown"]
+    test.select(*columns, *(["champion"] if champion else [])).write_parquet(
+        writer.file("predictions.parquet", role="predictions")
+    )
+    metrics = {name: interval.value for name, interval in evaluation.test.metrics.items()}
+    return {"promote": decision.promote, "reason": decision.summary, "metrics": metrics}
+
+
+def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:
+    """Return what an evaluate dataset holds."""
+    with dataset.local_folder() as folder:
+        return (
+            Evaluation.model_validate_json((folder / "evaluation.json").read_bytes()),
+            GateDecision.model_validate_json((folder / "gate.json").read_bytes()),
+        )
+
+
+def _predict(predictor: Predictor, texts: pl.Series) -> pl.DataFrame:
+    return pl.concat([predictor.predict(texts.slice(i, _SCORING_ROWS)) for i in range(0, len(texts), _SCORING_ROWS)])

@@ -1,0 +1,19 @@
+"""The linear baseline as a Prefect task."""
+
+from sentiment_model.baseline import BASELINE, write_baseline
+from sentiment_model.store import DatasetRef, open_dataset
+from tasks._stage import run_stage
+
+_TIMEOUT_SECONDS = 6 * 3600.0
+
+
+def baseline(cleaned: DatasetRef) -> DatasetRef:
+    """Fit the linear baseline on the cleaned training reviews and score the held-out ones."""
+    return run_stage(
+        BASELINE,
+        cleaned.store_url,
+        {"clean": cleaned.fingerprint},
+        {},
+        lambda writer: write_baseline(writer, open_dataset(cleaned).scan()),
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )

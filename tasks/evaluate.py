@@ -1,0 +1,67 @@
+"""Evaluation and the gate as a Prefect task."""
+
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from sentiment_model.bundle import ModelDescription
+from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.evaluation import ChampionModel
+from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.report import report_markdown
+from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetRef, DatasetWriter, open_dataset
+from sentiment_model.training import choose_device
+from tasks._stage import run_stage
+
+_TIMEOUT_SECONDS = 24 * 3600.0
+
+
+def evaluate(
+    model: DatasetRef,
+    cleaned: DatasetRef,
+    baseline: DatasetRef,
+    champion: ChampionModel | None,
+    config: EvaluateConfig,
+    gate: GateConfig,
+) -> DatasetRef:
+    """Evaluate a trained model on the held-out reviews and let the gate judge it.
+
+    Args:
+        model: the trained model.
+        cleaned: the cleaned reviews that it was trained on.
+        baseline: the linear baseline's scores of the same reviews.
+        champion: the current champion; a model is not compared with itself.
+        config: what to report.
+        gate: when to promote.
+    """
+    with open_dataset(model).local_folder() as folder:
+        digest = ModelDescription.read(folder).digest
+    rival = None if champion is None or champion.digest == digest else champion
+    inputs = {"train": model.fingerprint, "clean": cleaned.fingerprint, "baseline": baseline.fingerprint}
+    if rival:
+        inputs |= {"champion": rival.digest, "champion version": rival.version}
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        with open_dataset(model).local_folder() as folder:
+            return write_evaluation(
+                writer,
+                folder,
+                open_dataset(cleaned).scan(),
+                open_dataset(baseline).scan(),
+                rival,
+                config,
+                gate,
+                choose_device(Settings().device),
+            )
+
+    parameters = {"evaluate": config.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
+    evaluation = run_stage(
+        EVALUATE, model.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS
+    )
+    create_markdown_artifact(
+        report_markdown(*read_evaluation(open_dataset(evaluation))),
+        key="evaluation",
+        description="Evaluation on held-out reviews and the gate's decision",
+    )
+    return evaluation

@@ -1,0 +1,140 @@
+"""A training as a job: one process or several, killed or not, the same model."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sentiment_model.config import ModelConfig, TokenizeConfig, TrainConfig
+from sentiment_model.errors import ModelError
+from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
+from sentiment_model.training import EpochMetrics
+from sentiment_model.training_job import TrainingJob, write_model
+from sentiment_model.vocabulary import Vocabulary
+
+WORDS = [f"w{i}" for i in range(40)]
+# Without dropout, whose masks differ by process, several processes compute what one does.
+MODEL = ModelConfig(hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
+CONFIG = TrainConfig(epochs=3, tokens_per_batch=640, learning_rate=3e-2, ema_decay=0.9)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.epochs: list[EpochMetrics] = []
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        self.losses.append(loss)
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self.epochs.append(metrics)
+
+
+def split(count: int, seed: int) -> pl.DataFrame:
+    """Reviews in which the token 2 or 3 decides."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=generator).tolist()
+    ids = []
+    for label in labels:
+        length = int(torch.randint(3, 40, (1,), generator=generator))
+        words = torch.randint(4, 20, (length,), generator=generator)
+        words[int(torch.randint(0, length, (1,), generator=generator))] = 2 + label
+        ids.append(words.tolist())
+    return pl.DataFrame({"ids": ids, "label": labels}, schema={"ids": pl.List(pl.Int32), "label": pl.Int8})
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
+    def write(writer: DatasetWriter) -> dict[str, int]:
+        split(300, 0).write_parquet(writer.file("train.parquet", role="train"))
+        split(100, 1).write_parquet(writer.file("validation.parquet", role="validation"))
+        texts = pl.DataFrame({"text": [" ".join(WORDS)] * 2}).lazy()
+        Vocabulary.fit(texts, TokenizeConfig()).save(writer.file("vocabulary.parquet", role="vocabulary"))
+        return {}
+
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    return store.materialise(Stage("tokenize", 1), {"clean": "c" * 20}, {"max_tokens": 64}, write)[0].ref
+
+
+def job(tokens: DatasetRef, folder: Path, **changes: object) -> TrainingJob:
+    output = folder / "model"
+    output.mkdir(parents=True, exist_ok=True)
+    return TrainingJob(
+        tokens=tokens,
+        model=MODEL,
+        train=CONFIG.model_copy(update=changes),
+        device="cpu",
+        checkpoint=folder / "checkpoint.safetensors",
+        output=output,
+    )
+
+
+def train(job: TrainingJob) -> tuple[Recorder, dict[str, torch.Tensor]]:
+    recorder = Recorder()
+    write_model(DatasetWriter(job.output), job, recorder)
+    return recorder, load_file(job.output / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(
+    tokens: DatasetRef, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Recorder, dict[str, torch.Tensor]]:
+    return train(job(tokens, tmp_path_factory.mktemp("alone")))
+
+
+def test_two_processes_train_like_one_on_the_same_global_batches(
+    alone: tuple[Recorder, dict[str, torch.Tensor]], tokens: DatasetRef, tmp_path: Path
+) -> None:
+    one, one_weights = alone
+    two, two_weights = train(job(tokens, tmp_path, processes=2))
+    assert len(one.losses) > 20
+    assert one.losses[-1] < 0.5 * one.losses[0], "nothing was learned, so the curves could agree by chance"
+    assert two.losses == pytest.approx(one.losses, rel=1e-3, abs=1e-4)
+    assert [m.validation_loss for m in two.epochs] == pytest.approx([m.validation_loss for m in one.epochs], rel=1e-3)
+    for name, tensor in one_weights.items():
+        torch.testing.assert_close(two_weights[name], tensor, rtol=1e-2, atol=1e-3)
+    assert not (tmp_path / "model" / "job.json").exists()
+
+
+def test_an_error_in_another_process_arrives_as_one(tokens: DatasetRef, tmp_path: Path) -> None:
+    diverging = job(tokens, tmp_path, processes=2, learning_rate=1e30, ema_decay=0.0)
+    with pytest.raises(ModelError, match="lower the learning rate"):
+        train(diverging)
+
+
+def test_a_killed_training_goes_on_to_the_same_result(
+    alone: tuple[Recorder, dict[str, torch.Tensor]], tokens: DatasetRef, tmp_path: Path
+) -> None:
+    killed = job(tokens, tmp_path, checkpoint_seconds=0)
+    program = """
+import os, signal, sys
+from sentiment_model.store import DatasetWriter
+from sentiment_model.training_job import TrainingJob, write_model
+class KillAtStep:
+    def on_step(self, step, total_steps, loss):
+        if step == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    def on_epoch(self, metrics):
+        pass
+job = TrainingJob.model_validate_json(sys.argv[1])
+write_model(DatasetWriter(job.output), job, KillAtStep())
+"""
+    _, expected = alone
+    steps = len(alone[0].losses)
+    # Once in the middle of an epoch from the start, once more after resuming, in the other epoch.
+    for stop_at in (steps // 4, 3 * steps // 4):
+        run = subprocess.run([sys.executable, "-c", program, killed.model_dump_json(), str(stop_at)], check=False)
+        assert run.returncode == -signal.SIGKILL
+        assert not (killed.output / "weights.safetensors").exists()
+    recorder, weights = train(killed)
+    assert len(recorder.losses) == steps - 3 * steps // 4 + 1
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
+    history = json.loads((killed.output / "history.json").read_text())
+    assert [m["validation_loss"] for m in history] == [m.validation_loss for m in alone[0].epochs]
