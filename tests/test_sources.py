@@ -202,6 +202,24 @@ def test_damaged_compression_is_quarantined(tmp_path, ending, compress):
     assert (texts, reasons) == ({}, {1: "corrupt"})
 
 
+def test_utf16_that_cannot_be_decoded_is_quarantined(tmp_path):
+    content = "text\nfine\nlone \ud83d surrogate\nfine too\ncut".encode("utf-16", "surrogatepass")
+    texts, reasons = read(write(tmp_path / "a.csv", content[:-1]))
+    assert texts == {1: "fine", 3: "fine too"}
+    assert reasons == {2: "undecodable", 4: "undecodable"}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_batches_of_long_reviews_are_cut_short(tmp_path, name):
+    frame = pl.DataFrame({"text": [f"{i:03d}" * 300_000 for i in range(100)]})
+    write_as = {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}
+    write_as[name[2:]](tmp_path / name)
+    (file,) = list_files(str(tmp_path / name), "auto")
+    sizes = [batch.frame.estimated_size() for batch in read_batches(file, ReviewFiles(), 1000, ("text",))]
+    assert sum(sizes) >= 90_000_000
+    assert max(sizes) < 40_000_000
+
+
 def test_a_text_over_the_bound_is_quarantined(tmp_path):
     path = write(tmp_path / "a.csv", f'text,id\nfine,1\n"{"long" * 30}\nlines",2\nfine too,3\n')
     assert read(path, max_text_bytes=100) == ({1: "fine", 3: "fine too"}, {2: "text_too_long"})

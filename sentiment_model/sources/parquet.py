@@ -20,7 +20,7 @@ def read_parquet(
     Args:
         file: name of the file.
         content: the file, which must be able to seek.
-        batch_rows: most records of a batch.
+        batch_rows: most records of a batch; fewer where the mean size of a row, as stored uncompressed, is large.
         only: columns to read; None for all.
 
     Raises:
