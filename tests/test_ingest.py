@@ -75,17 +75,13 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
     rows = [("5", ""), ("4", ""), ("3.9", ""), ("2.0", ""), ("2.1", ""), ("-1", ""), ("", "")]
     rows += [("3", "pos"), ("1", "pos"), ("", "neg"), ("five", ""), ("nan", ""), ("inf", "pos")]
     path = tmp_path / "a.csv"
-    path.write_text(
-        "text,stars,label\n" + "".join(f"t{i},{stars},{label}\n" for i, (stars, label) in enumerate(rows))
-    )
-    reviews, quarantine, counts = ingest(
-        tmp_path, path=str(path), columns=Columns(rating="stars", label="label")
-    )
+    path.write_text("text,stars,label\n" + "".join(f"t{i},{stars},{label}\n" for i, (stars, label) in enumerate(rows)))
+    reviews, quarantine, counts = ingest(tmp_path, path=str(path), columns=Columns(rating="stars", label="label"))
     labels = dict(zip(reviews["text"], reviews["label"], strict=True))
-    assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0}
-    assert reviews["rating"].to_list() == [5, 4, 2, -1, None, 3, 1, None]
+    assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0, "t12": 1}
+    assert reviews["rating"].to_list() == [5, 4, 2, -1, None, 3, 1, None, None]
     assert counts["neutral"] == 2
-    assert quarantine["reason"].to_list() == ["unknown_rating"] * 3
+    assert quarantine["reason"].to_list() == ["unknown_rating"] * 2
     reviews, _, counts = ingest(
         tmp_path,
         path=str(path),
@@ -125,9 +121,7 @@ def test_columns_may_come_in_another_order_and_be_absent_from_some_files(tmp_pat
     (tmp_path / "in" / "c.csv").write_text("text\nthird\n")
     reviews, _, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="label"))
     assert reviews.select("text", "label").rows() == [("first", 1), ("second", 0), ("third", None)]
-    with pytest.raises(
-        SourceError, match=r"no file of .* has the column 'sentiment'; there are label, text, other"
-    ):
+    with pytest.raises(SourceError, match=r"no file of .* has the column 'sentiment'; there are label, text, other"):
         ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="sentiment"))
 
 
@@ -267,9 +261,7 @@ def test_failed_ingest_leaves_nothing_in_the_store(tmp_path):
     config = IngestConfig(source="files", path=jsonl(tmp_path / "a.jsonl", {"text": ""}))
     store = Store(str(tmp_path / "store"))
     with pytest.raises(QualityError):
-        store.materialise(
-            INGEST, source_fingerprints(config), {}, lambda writer: write_reviews(writer, config)
-        )
+        store.materialise(INGEST, source_fingerprints(config), {}, lambda writer: write_reviews(writer, config))
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 

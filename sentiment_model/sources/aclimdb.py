@@ -72,9 +72,7 @@ def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Ba
         SourceError: there are no reviews, or the archive is damaged, too large, or a bomb.
     """
     root = Path(path)
-    items = (
-        _from_folder(root, max_text_bytes) if root.is_dir() else _from_archive(_archive(path), max_text_bytes)
-    )
+    items = _from_folder(root, max_text_bytes) if root.is_dir() else _from_archive(_archive(path), max_text_bytes)
     records: list[_Record] = []
     faults: list[tuple[str, int, Fault]] = []
     size = 0
@@ -199,13 +197,9 @@ def _open_tar(archive: Location) -> Iterator[tarfile.TarFile]:
                 yield tar
             while rest := stream.read(1 << 20):  # tarfile takes a damaged header for the archive's end
                 if any(rest):
-                    raise SourceError(
-                        f"{archive.path} is damaged: there is data after its end; download it again"
-                    )
+                    raise SourceError(f"{archive.path} is damaged: there is data after its end; download it again")
     except tarfile.TarError as error:
-        raise SourceError(
-            f"{archive.path} is no tar.gz archive or is damaged: {error}; download it again"
-        ) from error
+        raise SourceError(f"{archive.path} is no tar.gz archive or is damaged: {error}; download it again") from error
 
 
 class _Member(tarfile.TarInfo):
@@ -215,9 +209,7 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
         if member.type in _METADATA and member.size > _MAX_METADATA_BYTES:
-            raise SourceError(
-                f"the archive names a member with {member.size} bytes; it is no aclImdb archive"
-            )
+            raise SourceError(f"the archive names a member with {member.size} bytes; it is no aclImdb archive")
         return member
 
 

@@ -90,7 +90,5 @@ def text_column(batch: Batch, name: str) -> pl.Expr:
         )
     dtype = batch.frame.select(expression).dtypes[0]
     if dtype.is_nested():
-        raise SourceError(
-            f"column {name!r} of {file} holds {dtype}; name a field inside it, such as {name}.text"
-        )
+        raise SourceError(f"column {name!r} of {file} holds {dtype}; name a field inside it, such as {name}.text")
     return expression

@@ -77,9 +77,7 @@ def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
         elif by_ending and file_format in ("auto", by_ending):
             files.append(SourceFile(location, by_ending, compression))
     if not files:
-        raise SourceError(
-            f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)"
-        )
+        raise SourceError(f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)")
     return files
 
 

@@ -156,9 +156,7 @@ def _find_local(path: str) -> Found:
 
 
 def _local(root: str, names: list[str]) -> tuple[Location, ...]:
-    return tuple(
-        Location(root, Path(name).as_posix(), Path(root, name).stat().st_size, None) for name in sorted(names)
-    )
+    return tuple(Location(root, Path(name).as_posix(), Path(root, name).stat().st_size, None) for name in sorted(names))
 
 
 def _find_objects(url: str) -> Found:
@@ -176,13 +174,9 @@ def _find_objects(url: str) -> Found:
             except FileNotFoundError:
                 pass  # not an object: the prefix of some
         root = url.rstrip("/")
-        return Found(
-            _objects(root, [entry for entry in _list(root) if not _is_hidden(entry[0])]), by_name=False
-        )
+        return Found(_objects(root, [entry for entry in _list(root) if not _is_hidden(entry[0])]), by_name=False)
     except (BaseError, OSError, ValueError) as error:
-        raise SourceError(
-            f"cannot list {url}: {_first_line(error)}; check the URL and the credentials"
-        ) from error
+        raise SourceError(f"cannot list {url}: {_first_line(error)}; check the URL and the credentials") from error
 
 
 def _list(root: str) -> Iterator[tuple[str, int, str]]:

@@ -12,15 +12,13 @@ from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
 
 
-def read_parquet(
-    file: str, content: BinaryIO, batch_rows: int, only: Collection[str] | None
-) -> Iterator[Batch]:
+def read_parquet(file: str, content: BinaryIO, batch_rows: int, only: Collection[str] | None) -> Iterator[Batch]:
     """Yield batches of a Parquet file; its types are kept, dictionaries decoded.
 
     Args:
         file: name of the file.
         content: the file, which must be able to seek.
-        batch_rows: most records of a batch; fewer where the mean size of a row, as stored uncompressed, is large.
+        batch_rows: most records of a batch; fewer where the rows are large on average, as stored.
         only: columns to read; None for all.
 
     Raises:

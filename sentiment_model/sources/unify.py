@@ -14,7 +14,8 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
     """Turn a batch into reviews.
 
     A label decides where there is one, else the rating; with neither, the review is unlabelled. A review
-    without a label whose rating lies between the thresholds is neutral and dropped.
+    without a label whose rating lies between the thresholds is neutral and dropped. Beside a label, a rating
+    that is no number does no harm and becomes null.
 
     Returns:
         the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were neutral.
@@ -40,14 +41,10 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
     given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
     positive = given.is_in(_folded(config.positive_labels))
     negative = given.is_in(_folded(config.negative_labels))
-    judged = table.with_columns(rating=stars.cast(pl.Float64(), strict=False)).with_columns(
+    number = stars.cast(pl.Float64(), strict=False)
+    judged = table.with_columns(rating=pl.when(number.is_finite()).then(number)).with_columns(
         label=pl.when(given.is_null())
-        .then(
-            pl.when(rating >= config.min_positive_rating)
-            .then(1)
-            .when(rating <= config.max_negative_rating)
-            .then(0)
-        )
+        .then(pl.when(rating >= config.min_positive_rating).then(1).when(rating <= config.max_negative_rating).then(0))
         .otherwise(pl.when(positive).then(1).when(negative).then(0)),
         fault=pl.when(given.is_not_null() & ~positive & ~negative)
         .then(
@@ -56,16 +53,14 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
                 pl.format("label {} is in neither positive_labels nor negative_labels", given),
             )
         )
-        .when(stars.is_not_null() & ~rating.is_finite().fill_null(value=False))
+        .when(given.is_null() & stars.is_not_null() & rating.is_null())
         .then(fault("unknown_rating", pl.format("rating {} is no number", stars))),
     )
     rejects = reject(batch, judged["fault"], text).rejects
     usable = judged.filter(pl.col("fault").is_null())
     reviews = usable.filter(given.is_not_null() | stars.is_null() | pl.col("label").is_not_null())
     made_id = pl.format("{}:{}", "file", "row")
-    identified = (
-        pl.when(pl.col("review_id") == "").then(made_id).otherwise(pl.col("review_id").fill_null(made_id))
-    )
+    identified = pl.when(pl.col("review_id") == "").then(made_id).otherwise(pl.col("review_id").fill_null(made_id))
     return (
         reviews.with_columns(review_id=identified).select(REVIEW_SCHEMA.names()).cast(REVIEW_SCHEMA),
         rejects,
