@@ -27,9 +27,7 @@ def rollback(run: Rollback) -> None:
         TrackingError: MLflow cannot be reached.
     """
     champion, previous = Tracker(Settings()).rollback(run.model_name)
-    sys.stdout.write(
-        f"{run.model_name}: champion is version {champion} now, previous is version {previous}\n"
-    )
+    sys.stdout.write(f"{run.model_name}: champion is version {champion} now, previous is version {previous}\n")
 
 
 def main() -> int:

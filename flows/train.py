@@ -6,13 +6,13 @@ Run it with ``python -m flows.train``; ``--help`` lists what can be chosen.
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from flows._cli import run_cli
+from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import TrainingRun
 from sentiment_model.evaluation import ChampionModel
 from sentiment_model.settings import Settings
@@ -20,6 +20,7 @@ from sentiment_model.store import DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker
 from sentiment_model.training_job import TRAIN, training_identity
 from tasks._stage import flatten
+from tasks.baseline import baseline
 from tasks.clean import clean
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
@@ -68,10 +69,11 @@ def train(run: TrainingRun) -> TrainingSummary:
     )
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, run.model, run.train, tracker, log.run_id)
+    peer = baseline(cleaned)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
-        champion = tracker.champion(run.model_name, Path(folder))
-        evaluation = evaluate(model, tokens, cleaned, champion, run.evaluate, run.gate)
-    registration = register(model, evaluation, run, log.run_id, tracker)
+        champion = _champion(tracker, run.model_name, Path(folder))
+        evaluation = evaluate(model, cleaned, peer, champion, run.evaluate, run.gate)
+    registration = register(model, evaluation, run.model_name, log.run_id, tracker)
     return TrainingSummary(
         reviews=reviews,
         cleaned=cleaned,
@@ -80,6 +82,14 @@ def train(run: TrainingRun) -> TrainingSummary:
         evaluation=evaluation,
         registration=registration,
     )
+
+
+def _champion(tracker: Tracker, name: str, folder: Path) -> ChampionModel | None:
+    found = tracker.champion(name, folder)
+    if found is None:
+        return None
+    bundle, version = found
+    return ChampionModel(version=version, digest=ModelDescription.read(bundle).digest, bundle=bundle)
 
 
 def main() -> int:

@@ -37,9 +37,7 @@ def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame) -> dict[str, An
     )
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2), LogisticRegression(max_iter=1000))
     model.fit(train["text"].to_numpy(), train["label"].to_numpy())
-    held_out = (
-        reviews.filter(pl.col("split").is_in(["validation", "test"])).select("text_hash", "text").collect()
-    )
+    held_out = reviews.filter(pl.col("split").is_in(["validation", "test"])).select("text_hash", "text").collect()
     probability = model.predict_proba(held_out["text"].to_numpy())[:, 1]
     held_out.select("text_hash", probability=pl.Series(probability)).write_parquet(writer.file("part-00000.parquet"))
     return {"trained_on": train.height, "words": len(model[0].vocabulary_)}

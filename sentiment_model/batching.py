@@ -98,8 +98,8 @@ def plan_batches(lengths: Tensor, token_budget: int, shuffle_seed: int | None = 
     for size, rows in zip(sizes.tolist(), np.split(order, firsts[1:]), strict=True):
         per_batch = max(1, token_budget // size)
         # Equal parts, so that no batch is a small remainder with a noisy gradient.
-        for part in np.array_split(rows, -(-len(rows) // per_batch)):
-            batches.append(Batch(torch.from_numpy(part), size))
+        parts = np.array_split(rows, -(-len(rows) // per_batch))
+        batches += [Batch(torch.from_numpy(part), size) for part in parts]
     if generator is not None:
         batches = [batches[i] for i in generator.permutation(len(batches))]
     return batches

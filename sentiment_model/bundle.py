@@ -122,17 +122,12 @@ class Predictor:
                 raise ModelError(f"{folder} is not a model: it has no {name}")
         try:
             if sha256_of(folder / WEIGHTS) != description.weights_sha256:
-                raise ModelError(
-                    f"{folder / WEIGHTS} is damaged or of another model; register the model again"
-                )
+                raise ModelError(f"{folder / WEIGHTS} is damaged or of another model; register the model again")
             weights = load_file(folder / WEIGHTS)
         except SafetensorError as error:
             raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from error
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-        if (
-            vocabulary.digest != description.vocabulary_digest
-            or len(vocabulary) != description.vocabulary_size
-        ):
+        if vocabulary.digest != description.vocabulary_digest or len(vocabulary) != description.vocabulary_size:
             raise ModelError(
                 f"the vocabulary in {folder} ({len(vocabulary)} tokens) does not fit the model "
                 f"({description.vocabulary_size} tokens); register the model again"
@@ -141,9 +136,7 @@ class Predictor:
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise ModelError(
-                f"the weights in {folder} do not fit {DESCRIPTION}; register the model again"
-            ) from error
+            raise ModelError(f"the weights in {folder} do not fit {DESCRIPTION}; register the model again") from error
         device = device or torch.device("cpu")
         return cls(network.to(device).eval(), vocabulary, description, device)
 

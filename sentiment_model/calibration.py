@@ -10,8 +10,8 @@ from sentiment_model.errors import QualityError
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.floating]) -> float:
     """Return the divisor of the logits that minimises the log loss.
 
-    Temperature scaling of Guo et al. (2017), "On Calibration of Modern Neural Networks": one number, so the order of the
-    reviews and the labels at 0.5 stay as they are.
+    Temperature scaling of Guo et al. (2017), "On Calibration of Modern Neural Networks": one number, so the order of
+    the reviews and the labels at 0.5 stay as they are.
 
     Args:
         logits: logits of the positive class on held-out reviews, shape (reviews,).

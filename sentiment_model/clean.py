@@ -30,10 +30,7 @@ def text_hash(text: pl.Expr, salt: str) -> pl.Expr:
 
     def hashes(texts: pl.Series) -> pl.Series:
         key = salt.encode()
-        values = [
-            hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest()
-            for text in texts.to_list()
-        ]
+        values = [hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest() for text in texts.to_list()]
         return pl.Series(values, dtype=pl.Binary)
 
     return text.map_batches(hashes, return_dtype=pl.Binary, is_elementwise=True)
@@ -102,15 +99,11 @@ def _decide(rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> pl.Da
         .collect(engine="streaming")
     )
     # Eight bytes of the hash, read as a number in [0, 1).
-    fraction = (
-        pl.col("text_hash").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") / 2.0**64
-    )
+    fraction = pl.col("text_hash").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") / 2.0**64
     test_share = 0.0 if own_test else config.test_share
     held_out = config.validation_share + test_share
     return texts.with_columns(
-        contradictory=pl.when(pl.col("test_rows") > 0)
-        .then(pl.col("test_labels") > 1)
-        .otherwise(pl.col("labels") > 1),
+        contradictory=pl.when(pl.col("test_rows") > 0).then(pl.col("test_labels") > 1).otherwise(pl.col("labels") > 1),
         split=pl.when(pl.col("test_rows") > 0)
         .then(pl.lit("test"))
         .when(pl.col("first_labelled").is_null())
@@ -133,7 +126,7 @@ def _sink_quarantine(rows: pl.LazyFrame, writer: DatasetWriter) -> None:
         reason=pl.lit("empty_after_normalisation"),
         detail=pl.format("review {} holds markup or white space only", "review_id"),
         raw=pl.col("text").str.slice(0, RAW_CHARACTERS),
-    ).cast(dict(QUARANTINE_SCHEMA)).sink_parquet(writer.file("quarantine.parquet", role="quarantine"))
+    ).cast(QUARANTINE_SCHEMA).sink_parquet(writer.file("quarantine.parquet", role="quarantine"))
 
 
 def _count(rows: pl.LazyFrame, kept: pl.LazyFrame, decided: pl.DataFrame) -> dict[str, Any]:
@@ -160,9 +153,7 @@ def _count(rows: pl.LazyFrame, kept: pl.LazyFrame, decided: pl.DataFrame) -> dic
             "unlabelled": sizes.get(("unlabelled", None), 0),
         },
     }
-    accounted = sum(
-        counts[name] for name in ("rows", "quarantined", "also_in_test", "contradictions", "duplicates")
-    )
+    accounted = sum(counts[name] for name in ("rows", "quarantined", "also_in_test", "contradictions", "duplicates"))
     if accounted != counts["rows_in"]:
         raise RuntimeError(
             f"{counts['rows_in']} rows came in, but {accounted} are accounted for; this is a defect of the program"

@@ -39,9 +39,7 @@ class ReviewFiles(Config):
         None, description="File, glob, folder or object-store URL; plain, .gz or .zst, in one of the formats."
     )
     format: FileFormat = Field("auto", description="File format; `auto` goes by each file's name.")
-    preset: Preset | None = Field(
-        None, description="Column mapping of a well-known dump; `columns` is then ignored."
-    )
+    preset: Preset | None = Field(None, description="Column mapping of a well-known dump; `columns` is then ignored.")
     columns: Columns = Field(default_factory=Columns, description="Column mapping, unless a preset is named.")
     max_text_bytes: int = Field(
         1_000_000, ge=1, le=100_000_000, description="Longest accepted text, in bytes of UTF-8; longer is quarantined."
@@ -138,9 +136,7 @@ class TrainConfig(Config):
     """Optimisation."""
 
     epochs: int = Field(4, ge=1, le=1000, description="Largest number of passes over the training reviews.")
-    tokens_per_batch: int = Field(
-        12_000, ge=16, description="Batch budget in padded tokens, over all processes."
-    )
+    tokens_per_batch: int = Field(12_000, ge=16, description="Batch budget in padded tokens, over all processes.")
     learning_rate: float = Field(2e-3, gt=0.0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(1e-2, ge=0.0, description="Decoupled weight decay of AdamW.")
     schedule: Literal["one-cycle", "cosine"] = Field("one-cycle", description="Learning-rate schedule.")

@@ -179,11 +179,10 @@ def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> Ch
     right = headline.select(model=_correct("probability"), champion=_correct("champion"))
     model, champion = (_floats(right, name) for name in ("model", "champion"))
     only_model, only_champion = int((model > champion).sum()), int((champion > model).sum())
-    settings = {"samples": config.bootstrap_samples, "confidence": config.confidence}
     return ChampionComparison(
         version=version,
-        accuracy=mean_interval(champion, **settings),
-        difference=mean_interval(model - champion, **settings),
+        accuracy=mean_interval(champion, samples=config.bootstrap_samples, confidence=config.confidence),
+        difference=mean_interval(model - champion, samples=config.bootstrap_samples, confidence=config.confidence),
         only_model_right=only_model,
         only_champion_right=only_champion,
         p_value=float(mcnemar([[0, only_model], [only_champion, 0]], exact=True).pvalue),

@@ -10,8 +10,9 @@ import torch
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel, Evaluation, evaluate_model
+from sentiment_model.figures import figures
 from sentiment_model.gate import GateDecision, decide
-from sentiment_model.report import figures, report_html
+from sentiment_model.report import report_html
 from sentiment_model.store import Dataset, DatasetWriter, Stage
 from sentiment_model.training import EpochMetrics
 from sentiment_model.training_job import HISTORY

@@ -34,7 +34,11 @@ class GateDecision(BaseModel):
 
 def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
     """Judge a model by its evaluation; every rule must pass."""
-    rules = [_against_baseline(evaluation, config), _against_champion(evaluation, config), _slices(evaluation, config)]
+    rules = [
+        _against_baseline(evaluation, config),
+        _against_champion(evaluation, config),
+        _slices(evaluation, config),
+    ]
     return GateDecision(promote=all(rule.passed for rule in rules), rules=rules)
 
 
@@ -58,9 +62,7 @@ def _against_baseline(evaluation: Evaluation, config: GateConfig) -> RuleResult:
 def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     champion = evaluation.champion
     if champion is None:
-        return RuleResult(
-            name="champion", passed=True, value=None, threshold=None, reason="there is no other champion"
-        )
+        return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="there is no other champion")
     difference = champion.difference
     return _at_least(
         "champion",
@@ -79,9 +81,7 @@ def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         if found.champion_accuracy is not None and found.rows >= config.min_slice_rows
     ]
     if not changes:
-        return RuleResult(
-            name="slices", passed=True, value=None, threshold=None, reason="there is no slice to compare"
-        )
+        return RuleResult(name="slices", passed=True, value=None, threshold=None, reason="there is no slice to compare")
     change, name, rows = min(changes)
     return _at_least(
         "slices",

@@ -128,8 +128,7 @@ class _Tally:
             )
         if self._absent:
             raise SourceError(
-                f"no file of {where} has the column {next(iter(self._absent))!r}; "
-                f"there are {', '.join(self._columns)}"
+                f"no file of {where} has the column {next(iter(self._absent))!r}; there are {', '.join(self._columns)}"
             )
 
     def _table(self) -> str:

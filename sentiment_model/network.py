@@ -16,7 +16,7 @@ from sentiment_model.config import ModelConfig
 PAD_ID = 0
 UNKNOWN_ID = 1
 
-_CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+_CELLS: dict[str, type[nn.RNN | nn.LSTM | nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class _ReverseWithinLengths(torch.autograd.Function):
@@ -102,7 +102,7 @@ class SentimentNetwork(nn.Module):
             self.embedding.weight[PAD_ID].zero_()
             for name, parameter in self.layers.named_parameters():
                 if "weight_hh" in name:
-                    for gate in parameter.split(self.config.hidden_size):
+                    for gate in torch.split(parameter, self.config.hidden_size):
                         nn.init.orthogonal_(gate)
                 elif "weight_ih" in name:
                     nn.init.xavier_uniform_(parameter)

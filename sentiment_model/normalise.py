@@ -1,57 +1,86 @@
-"""Text normalisation: markup and encodings out, words, case and punctuation kept.
+"""Text normalisation: markup and encodings out, words, letter case and punctuation kept.
 
 Training, evaluation and scoring all read text through :func:`normalise`.
 """
 
 import html
+from collections.abc import Callable
 
 import polars as pl
 
-# Rust's regular expressions. `<3` and `a < b` are no tags: a tag starts with a letter, a slash or `!`.
-_DROPPED_ELEMENTS = r"(?is)<!--.*?-->|<script\b.*?</script\s*>|<style\b.*?</style\s*>"
-_TAG = r"<(?:/?[a-zA-Z]|!)[^<>]*>"
-# Format characters include zero-width and bidirectional marks, which hide or reorder text but carry no words.
-_INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}]"
+# The regular expressions are Rust's, which take time linear in the text. Elements are searched for one kind at a time,
+# because an open `<script` would make each search for the end of a comment read to the end of the text.
+_DROPPED_ELEMENTS = (
+    r"(?s)<!--.*?-->",
+    r"(?is)<script\b.*?</script\s*>",
+    r"(?is)<style\b.*?</style\s*>",
+)
+# `<3`, `</3` and `a < b` are no tags: a tag starts with a letter, a slash and a letter, `!` or `?`.
+_TAG = r"<(?:/?[a-zA-Z]|[!?])[^<>]*>"
+# No character has such a number, and Python refuses to read one of thousands of digits.
+_ABSURD_REFERENCE = r"&#[0-9]{9,};?"
+# C1 controls are hardly ever meant: they are Windows-1252 dashes, quotes and dots that were read as Latin-1.
+_WINDOWS_1252 = {chr(code): bytes([code]).decode("cp1252", "ignore") for code in range(0x80, 0xA0)}
+_CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
+# Zero-width, bidirectional and other marks that hide or reorder text but carry no words, and private characters.
+_INVISIBLE = r"[\p{Cf}\p{Co}\p{Default_Ignorable_Code_Point}]"
+_PASSES = 8
 
 
 def normalise(text: pl.Expr) -> pl.Expr:
     """Return text without markup and invisible characters, in Unicode form NFKC, with single spaces.
 
-    HTML entities are resolved however often they were escaped, tags become spaces, and comments, scripts and style
-    sheets are dropped with their content. Curly quotes become straight ones, so that `don’t` and `don't` are one word.
-    The function is idempotent, and nulls stay null.
+    HTML entities are resolved, also those that were escaped more than once; tags become spaces; comments, scripts and
+    style sheets are dropped with their content. Misread Windows-1252 punctuation is repaired, and every kind of
+    apostrophe and quote becomes the plain one, so that `don’t` and `don't` are one word. Letter case is kept.
+
+    The function is idempotent and takes time linear in the text. Null stays null; a text may come out empty.
     """
-    return text.map_batches(_normalise, return_dtype=pl.String, is_elementwise=True)
+    return text.map_batches(_settle, return_dtype=pl.String, is_elementwise=True)
 
 
-def _normalise(texts: pl.Series) -> pl.Series:
-    result = texts.cast(pl.String).clone()
-    rows = pl.arange(len(result), eager=True).cast(pl.UInt32)
-    pending = result
-    # Nearly every text is done in one pass; what was escaped or nested more deeply goes through again.
-    while len(rows):
-        passed = _one_pass(pending)
-        result = passed if len(rows) == len(result) else result.scatter(rows, passed)
-        again = (passed.str.contains("&", literal=True) | passed.str.contains(_TAG)) & (passed != pending)
-        again = again.fill_null(False)
-        rows, pending = rows.filter(again), passed.filter(again)
-    return result
+def _settle(texts: pl.Series, passes: int = _PASSES) -> pl.Series:
+    """Normalise until nothing changes: one pass for nearly all, more for what was escaped or nested more deeply."""
+    passed = _one_pass(texts)
+    unsettled = passed.str.contains("[&<]") & (passed != texts)
+    if passes > 1:
+        return _change(passed, unsettled, lambda rows: _settle(rows, passes - 1))
+    # Nobody wrote these: thousands of nested escapes or tags, say. Without markup characters they are settled.
+    return _change(passed, unsettled, lambda rows: _one_pass(rows.str.replace_all("[&<>]", " ")))
 
 
 def _one_pass(texts: pl.Series) -> pl.Series:
-    escaped = texts.str.contains("&", literal=True).fill_null(False)
-    if escaped.any():
-        # polars has no function for entities; most texts have none.
-        unescaped = [html.unescape(text) for text in texts.filter(escaped)]
-        texts = texts.clone().scatter(escaped.arg_true(), pl.Series(unescaped, dtype=pl.String))
+    texts = _change(texts, texts.str.contains("&", literal=True), _unescape)
+    texts = _change(texts, texts.str.len_bytes() != texts.str.len_chars(), _to_plain_unicode)
+    texts = texts.str.replace_all("`", "'", literal=True).str.replace_all(_CONTROL, "")
+    texts = _change(texts, texts.str.contains("<", literal=True), _strip_markup)
+    return texts.str.replace_all(r"[ \t-\r]{2,}|[\t-\r]", " ").str.strip_chars(" ")
+
+
+def _change(texts: pl.Series, rows: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Return the texts with the chosen rows changed; most steps concern few of them."""
+    chosen = rows.arg_true()
+    return texts.clone().scatter(chosen, change(texts.gather(chosen))) if len(chosen) else texts
+
+
+def _unescape(texts: pl.Series) -> pl.Series:
+    texts = texts.str.replace_all(_ABSURD_REFERENCE, "\ufffd")
+    return pl.Series([html.unescape(text) for text in texts], dtype=pl.String)  # polars has no function for it
+
+
+def _to_plain_unicode(texts: pl.Series) -> pl.Series:
     return (
-        texts.str.replace_all(r"\s+", " ")
+        texts.str.replace_many(_WINDOWS_1252)
         .str.replace_all(_INVISIBLE, "")
+        .str.replace_all("\u00b4", "'")  # NFKC would make it a space and a combining accent
         .str.normalize("NFKC")
-        .str.replace_all(_DROPPED_ELEMENTS, " ")
-        .str.replace_all(_TAG, " ")
         .str.replace_all("[\u2018\u2019\u02bc]", "'")
         .str.replace_all("[\u201c\u201d]", '"')
-        .str.replace_all(r"\s+", " ")
-        .str.strip_chars(" ")
+        .str.replace_all(r"\s", " ")
     )
+
+
+def _strip_markup(texts: pl.Series) -> pl.Series:
+    for element in (*_DROPPED_ELEMENTS, _TAG):
+        texts = texts.str.replace_all(element, " ")
+    return texts

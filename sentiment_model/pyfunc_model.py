@@ -48,9 +48,7 @@ class SentimentModel(PythonModel):
         texts = [text if isinstance(text, str) else "" for text in model_input["text"]]
         scores = self._predictor.predict(pl.Series(texts, dtype=pl.String))
         answers = [
-            ("positive" if probability >= THRESHOLD else "negative", probability)
-            if n_tokens
-            else (None, None)
+            ("positive" if probability >= THRESHOLD else "negative", probability) if n_tokens else (None, None)
             for probability, n_tokens in scores.select("probability", "n_tokens").iter_rows()
         ]
         # Objects where one is missing, because JSON has a word for None and none for NaN.

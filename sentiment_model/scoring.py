@@ -22,9 +22,7 @@ from sentiment_model.store import DatasetWriter, Stage
 SCORE = Stage("score", 1)
 OUTPUT_COLUMNS = ("label", "probability", "model_version", "scored_at")
 
-_NO_WORD = pl.struct(
-    pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail")
-)
+_NO_WORD = pl.struct(pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail"))
 
 
 def files_to_score(files: ReviewFiles) -> list[SourceFile]:
@@ -35,15 +33,11 @@ def files_to_score(files: ReviewFiles) -> list[SourceFile]:
         SourceError: there are no review files at the path.
     """
     if files.path is None:
-        raise ConfigurationError(
-            "nothing to score: give files.path, a file, glob, folder or object-store URL"
-        )
+        raise ConfigurationError("nothing to score: give files.path, a file, glob, folder or object-store URL")
     return list_files(files.path, files.format)
 
 
-def scoring_identity(
-    run: ScoringRun, model_digest: str, model_version: str
-) -> tuple[dict[str, str], dict[str, Any]]:
+def scoring_identity(run: ScoringRun, model_digest: str, model_version: str) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the inputs (with their fingerprints) and the parameters that the scores depend on.
 
     Raises:
@@ -56,9 +50,7 @@ def scoring_identity(
     return inputs, parameters
 
 
-def score_files(
-    writer: DatasetWriter, predictor: Predictor, run: ScoringRun, model_version: str
-) -> dict[str, Any]:
+def score_files(writer: DatasetWriter, predictor: Predictor, run: ScoringRun, model_version: str) -> dict[str, Any]:
     """Label review files in bounded memory.
 
     Each file with a usable row becomes a Parquet file (role `part`) of those rows in their order: all columns
@@ -169,14 +161,11 @@ class _Tally:
                 "this is a defect of the program"
             )
         if not self.rows_in:
-            raise SourceError(
-                f"there are no reviews in {files.path}; every file is empty or has only a header"
-            )
+            raise SourceError(f"there are no reviews in {files.path}; every file is empty or has only a header")
         share = quarantined / self.rows_in
         if share > files.max_bad_share or not self.scored:
             reasons = "; ".join(
-                f"{reason} {count:,} (first: {self.examples[reason]})"
-                for reason, count in self.reasons.most_common()
+                f"{reason} {count:,} (first: {self.examples[reason]})" for reason, count in self.reasons.most_common()
             )
             raise QualityError(
                 f"{quarantined:,} of {self.rows_in:,} rows of {files.path} cannot be scored ({share:.1%}, "

@@ -104,9 +104,7 @@ class Dataset:
     @property
     def ref(self) -> DatasetRef:
         """The dataset's name."""
-        return DatasetRef(
-            store_url=self._store.url, stage=self.manifest.stage, fingerprint=self.manifest.fingerprint
-        )
+        return DatasetRef(store_url=self._store.url, stage=self.manifest.stage, fingerprint=self.manifest.fingerprint)
 
     @property
     def url(self) -> str:
@@ -183,9 +181,7 @@ class Store:
         self.is_local = not re.match(r"^[a-z][a-z0-9+]+://", url) or url.startswith("file://")
         self.url = str(Path(url.removeprefix("file://")).absolute()) if self.is_local else url.rstrip("/")
         try:
-            self._objects: ObjectStore = (
-                LocalStore(self.url, mkdir=True) if self.is_local else from_url(self.url)
-            )
+            self._objects: ObjectStore = LocalStore(self.url, mkdir=True) if self.is_local else from_url(self.url)
         except (BaseError, OSError, ValueError) as error:
             raise StoreError(f"cannot open the store {url}: {_first_line(error)}; check SENTIMENT_STORE_URL") from error
 
@@ -199,7 +195,9 @@ class Store:
         try:
             raw = bytes(obstore.get(self._objects, f"{folder}/{MANIFEST}").bytes())
             manifest = Manifest.model_validate_json(raw)
-            sizes = {entry.path: obstore.head(self._objects, f"{folder}/{entry.path}")["size"] for entry in manifest.files}
+            sizes = {
+                entry.path: obstore.head(self._objects, f"{folder}/{entry.path}")["size"] for entry in manifest.files
+            }
         except FileNotFoundError as error:
             if MANIFEST in str(error):
                 return None

@@ -53,9 +53,9 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
                 encoded = encode(batch, vocabulary, config.max_tokens).select(TOKEN_SCHEMA.names())
                 part.write(encoded)
                 rows += encoded.height
-                tokens += encoded["n_tokens"].sum()
-                unknown += encoded["n_unknown"].sum()
-                cut += (encoded["n_tokens"] > config.max_tokens).sum()
+                tokens += int(encoded["n_tokens"].sum())
+                unknown += int(encoded["n_unknown"].sum())
+                cut += int((encoded["n_tokens"] > config.max_tokens).sum())
         counts[split] = {
             "reviews": rows,
             "tokens": tokens,
@@ -65,9 +65,7 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
     return counts
 
 
-def encode(
-    frame: pl.DataFrame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text"
-) -> pl.DataFrame:
+def encode(frame: pl.DataFrame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text") -> pl.DataFrame:
     """Add the token ids of a column of normalised text.
 
     Args:
@@ -92,8 +90,6 @@ def encode(
         .with_columns(
             ids=pl.when(pl.col("n_tokens") <= max_tokens)
             .then("ids")
-            .otherwise(
-                pl.concat_list(pl.col("ids").list.head(max_tokens - tail), pl.col("ids").list.tail(tail))
-            )
+            .otherwise(pl.concat_list(pl.col("ids").list.head(max_tokens - tail), pl.col("ids").list.tail(tail)))
         )
     )

@@ -6,7 +6,6 @@ rank). A training that resumes from a checkpoint therefore ends with the same we
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -169,7 +168,7 @@ class _Trainer:
         self.observer = observer if self.rank == 0 else None
         torch.manual_seed(config.seed)
         self.network = SentimentNetwork(vocabulary_size, model_config).to(device)
-        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -239,7 +238,8 @@ class _Trainer:
             logits = self.parallel(ids.to(self.device), lengths.to(self.device))
         loss = weight * F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(batch.rows)
         self.optimizer.zero_grad()
-        (loss * self.world).backward()  # DistributedDataParallel averages the gradients; the loss wants their sum
+        # DistributedDataParallel averages the gradients; the loss over the global batch wants their sum.
+        torch.autograd.backward(loss * self.world)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.averaged.update_parameters(self.network)

@@ -47,15 +47,9 @@ class Vocabulary:
             .collect(engine="streaming")
         )
         if counts.is_empty():
-            raise QualityError(
-                f"no token occurs {config.min_count} times in training; lower min_count or add reviews"
-            )
+            raise QualityError(f"no token occurs {config.min_count} times in training; lower min_count or add reviews")
         special = pl.DataFrame({"token": [PAD, UNKNOWN], "count": [0, 0]})
-        table = (
-            pl.concat([special, counts])
-            .with_row_index("id")
-            .select("token", pl.col("id").cast(pl.Int32), "count")
-        )
+        table = pl.concat([special, counts]).with_row_index("id").select("token", pl.col("id").cast(pl.Int32), "count")
         return cls(table)
 
     @classmethod

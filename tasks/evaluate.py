@@ -56,9 +56,7 @@ def evaluate(
             )
 
     parameters = {"evaluate": config.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
-    evaluation = run_stage(
-        EVALUATE, model.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS
-    )
+    evaluation = run_stage(EVALUATE, model.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)
     create_markdown_artifact(
         report_markdown(*read_evaluation(open_dataset(evaluation))),
         key="evaluation",

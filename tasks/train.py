@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -29,7 +30,10 @@ class _ProgressDisplay:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Progress("Training", *columns, disable=not sys.stdout.isatty())
         self._line = self._bar.add_task("", total=None)
-        self._artifact = create_progress_artifact(0.0, key="training-progress", description="Training steps done")
+        self._artifact = cast(
+            UUID,  # the type checker also sees the coroutine that an async caller gets
+            create_progress_artifact(0.0, key="training-progress", description="Training steps done"),
+        )
         self._updated = 0.0
 
     def __enter__(self) -> "_ProgressDisplay":

@@ -19,9 +19,7 @@ def tokenized(ids: list[list[int]]) -> TokenizedReviews:
 
 @settings(max_examples=60, deadline=None)
 @given(ids=REVIEWS, budget=st.integers(1, 400), seed=st.none() | st.integers(0, 2**31))
-def test_every_review_is_in_one_batch_with_its_own_tokens(
-    ids: list[list[int]], budget: int, seed: int | None
-) -> None:
+def test_every_review_is_in_one_batch_with_its_own_tokens(ids: list[list[int]], budget: int, seed: int | None) -> None:
     reviews = tokenized(ids)
     seen: list[int] = []
     for batch in plan_batches(reviews.lengths, budget, seed):

@@ -59,13 +59,9 @@ def predict(folder: Path, name: str, content: str) -> list[dict[str, object]]:
         "PYTHONPATH": str(elsewhere),
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(
-        done.stdout.splitlines()[-1], parse_constant=lambda word: pytest.fail(f"{word} in JSON")
-    )
+    answer = json.loads(done.stdout.splitlines()[-1], parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
     return answer["predictions"]
 
 
@@ -76,9 +72,7 @@ def test_csv_through_mlflow_models_predict(settings_in: Path, predictor: Predict
     assert {row["model_version"] for row in answers} == {"1"}
 
 
-def test_json_with_missing_texts_through_mlflow_models_predict(
-    settings_in: Path, predictor: Predictor
-) -> None:
+def test_json_with_missing_texts_through_mlflow_models_predict(settings_in: Path, predictor: Predictor) -> None:
     records = [{"text": text} for text in [*TEXTS, None, "", "  \u200b<br>"]]
     answers = predict(settings_in, "in.json", json.dumps({"dataframe_records": records}))
     assert [(row["label"], row["probability"]) for row in answers] == [
@@ -121,9 +115,7 @@ def test_the_requirements_are_what_the_model_imports() -> None:
     modules = {name.partition(".")[0] for name in json.loads(done.stdout)}
     distributions = packages_distributions()
     loaded = {name for module in modules for name in distributions.get(module, [])}
-    declared = {
-        re.split(r"[^\w-]", line)[0] for line in requires("sentiment-pipeline") or [] if "extra" not in line
-    }
+    declared = {re.split(r"[^\w-]", line)[0] for line in requires("sentiment-pipeline") or [] if "extra" not in line}
     pinned = {line.partition("==")[0] for line in inference_requirements()}
     # The script that MLflow runs needs MLflow and the data frames that it speaks.
     assert pinned == (loaded & declared) | {"mlflow", "pandas"}

@@ -70,9 +70,7 @@ def published(store: Path) -> list[Path]:
 
 
 def test_all_columns_are_kept_and_four_are_added(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
-    table = pl.DataFrame(
-        {"id": range(5), "text": TEXTS, "nested": [{"stars": i, "tags": ["x"]} for i in range(5)]}
-    )
+    table = pl.DataFrame({"id": range(5), "text": TEXTS, "nested": [{"stars": i, "tags": ["x"]} for i in range(5)]})
     table.write_parquet(folder / "reviews.parquet")
     scores = score_into(tmp_path / "store", predictor, run_on(folder / "reviews.parquet"))
 
@@ -106,9 +104,7 @@ def test_every_format_gives_the_same_answers(folder: Path, tmp_path: Path, predi
     assert scores.counts["files"] == 4
 
 
-def test_the_threshold_moves_the_label_and_nothing_else(
-    folder: Path, tmp_path: Path, predictor: Predictor
-) -> None:
+def test_the_threshold_moves_the_label_and_nothing_else(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
     probabilities = predictor.predict(pl.Series(TEXTS))["probability"]
     threshold = float(probabilities.sort()[2])
@@ -119,9 +115,7 @@ def test_the_threshold_moves_the_label_and_nothing_else(
     assert scores.counts["positive_share"] == pytest.approx(3 / 5)
 
 
-def test_a_column_with_the_name_of_an_output_is_renamed(
-    folder: Path, tmp_path: Path, predictor: Predictor
-) -> None:
+def test_a_column_with_the_name_of_an_output_is_renamed(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     rows = {"label": "x", "input_label": "y", "probability": 3, "scored_at": "z", "text": "good"}
     pl.DataFrame([rows]).write_ndjson(folder / "a.jsonl")
     (row,) = score_into(tmp_path / "store", predictor, run_on(folder)).scan().collect().to_dicts()
@@ -131,9 +125,7 @@ def test_a_column_with_the_name_of_an_output_is_renamed(
     assert row["label"] in ("positive", "negative")
 
 
-def test_rows_without_a_usable_text_go_to_quarantine(
-    folder: Path, tmp_path: Path, predictor: Predictor
-) -> None:
+def test_rows_without_a_usable_text_go_to_quarantine(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     lines = [
         '{"text": "good film"}',
         '{"text": null}',
@@ -178,9 +170,7 @@ def test_small_batches_give_the_same_scores_in_the_same_order(
 
 def test_too_many_bad_rows_publish_nothing(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     (folder / "a.csv").write_text("id,text\n1,good\n2,\n3,bad\n4,\n")
-    with pytest.raises(
-        QualityError, match=r"2 of 4 rows .* \(50\.0%, .* 20\.0%\).*empty_text 2 .*a\.csv row 2"
-    ):
+    with pytest.raises(QualityError, match=r"2 of 4 rows .* \(50\.0%, .* 20\.0%\).*empty_text 2 .*a\.csv row 2"):
         score_into(tmp_path / "store", predictor, run_on(folder, max_bad_share=0.2))
     assert published(tmp_path / "store") == []
 

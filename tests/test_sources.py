@@ -125,9 +125,7 @@ def expected(records):
 def test_any_text_survives_csv(records, batch_rows, end):
     buffer = io.StringIO()
     # Python's writer leaves a carriage return unquoted where it is no part of the line's end.
-    writer = csv.writer(
-        buffer, lineterminator=end, quoting=csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL
-    )
+    writer = csv.writer(buffer, lineterminator=end, quoting=csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL)
     writer.writerows([("text", "id"), *records])
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder, "a.csv"), buffer.getvalue())
@@ -176,9 +174,7 @@ def test_csv_loses_no_line_to_bad_quotes(lines):
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_compression_changes_nothing(tmp_path, name, ending, compress):
     frame = pl.DataFrame({"text": [f"review {i}" for i in range(5000)], "n": range(5000)})
-    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](
-        tmp_path / name
-    )
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](tmp_path / name)
     packed = write(tmp_path / (name + ending), compress((tmp_path / name).read_bytes()))
     texts, reasons = read(packed)
     assert texts == dict(enumerate(frame["text"], 1))
@@ -265,9 +261,7 @@ def test_json_lines_types_lose_nothing(tmp_path):
 
 
 def test_keys_used_as_data_are_refused(tmp_path):
-    path = write(
-        tmp_path / "a.jsonl", "\n".join(json.dumps({"text": "x", f"user-{i}": 1}) for i in range(2000))
-    )
+    path = write(tmp_path / "a.jsonl", "\n".join(json.dumps({"text": "x", f"user-{i}": 1}) for i in range(2000)))
     with pytest.raises(SourceError, match="more than 1000 different fields"):
         read(path)
 
@@ -302,12 +296,8 @@ def test_parquet_keeps_types_and_reads_bytes_as_text(tmp_path):
 @pytest.mark.parametrize("only", [None, ("text",)])
 def test_a_missing_text_column_is_named_with_those_there(tmp_path, name, only):
     frame = pl.DataFrame({"body": ["x"], "stars": [1]})
-    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](
-        tmp_path / name
-    )
-    with pytest.raises(
-        SourceError, match=f"text column missing: {name} has no column 'text', it has body, stars"
-    ):
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](tmp_path / name)
+    with pytest.raises(SourceError, match=f"text column missing: {name} has no column 'text', it has body, stars"):
         read(tmp_path / name, only=only)
 
 
@@ -394,9 +384,7 @@ def test_a_bomb_does_not_fill_the_memory(tmp_path, kind):
             file.write(block)
         file.write(b'"}\n{"text": "after"}\n')
     assert path.stat().st_size < 1 << 20
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True)
     megabytes, *reasons = done.stdout.split()
     assert reasons == ["line_too_long"]
     assert int(megabytes) < 300

@@ -76,9 +76,7 @@ def test_labels_ratings_and_sources(tmp_path, kind):
     assert counts["rows_in"] == 5
     found = {row["review_id"]: row for row in reviews.iter_rows(named=True)}
     assert found.keys() == {name.removesuffix(".txt") for name in REVIEWS}
-    assert {key: row["text"] for key, row in found.items()} == {
-        k.removesuffix(".txt"): v for k, v in REVIEWS.items()
-    }
+    assert {key: row["text"] for key, row in found.items()} == {k.removesuffix(".txt"): v for k, v in REVIEWS.items()}
     shape = {key: (row["label"], row["rating"], row["source"]) for key, row in found.items()}
     assert shape == {
         "train/pos/0_9": (1, 9.0, "aclimdb/train"),
@@ -132,9 +130,7 @@ def test_damage_is_an_error(tmp_path):
     plain.write_bytes(b"this is no archive" * 100)
     with pytest.raises(SourceError, match="damaged"):
         ingest(plain, tmp_path)
-    after_the_end = archive(
-        tmp_path / "b.tar.gz", GOOD[:1], tail=b"\0" * 20_000 + b"members that tar does not see"
-    )
+    after_the_end = archive(tmp_path / "b.tar.gz", GOOD[:1], tail=b"\0" * 20_000 + b"members that tar does not see")
     with pytest.raises(SourceError, match="data after its end"):
         ingest(after_the_end, tmp_path)
 

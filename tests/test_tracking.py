@@ -98,9 +98,7 @@ def test_system_metrics_are_sampled_while_a_run_is_active(
             time.sleep(0.1)
 
 
-def test_a_run_names_the_datasets_it_was_trained_on(
-    tracker: Tracker, client: MlflowClient, tmp_path: Path
-) -> None:
+def test_a_run_names_the_datasets_it_was_trained_on(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
     def write(writer: DatasetWriter) -> dict[str, int]:
         pl.DataFrame({"x": [1]}).write_parquet(writer.file("part.parquet"))
         return {"rows": 1}
@@ -168,9 +166,7 @@ def test_promotion_never_leaves_the_model_without_a_champion(
 def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
     register(tracker, tmp_path, 1, promote=True)
     register(tracker, tmp_path, 2, promote=True)
-    again = tracker.register(
-        tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"}
-    )
+    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"})
     assert (again.version, again.promoted, again.reused) == ("2", True, True)
     assert len(client.search_model_versions("name = 'sentiment'")) == 2
     assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
@@ -255,9 +251,7 @@ def test_a_tampered_vocabulary_does_not_fit_the_model(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "one")
     tiny_bundle(tmp_path / "two", words="quite other words , altogether")
     (tmp_path / "two" / VOCABULARY).rename(tmp_path / "one" / VOCABULARY)
-    with pytest.raises(
-        ModelError, match=r"vocabulary in .* \(7 tokens\) does not fit the model \(13 tokens\)"
-    ):
+    with pytest.raises(ModelError, match=r"vocabulary in .* \(7 tokens\) does not fit the model \(13 tokens\)"):
         Predictor.load(tmp_path / "one")
 
 

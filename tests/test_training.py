@@ -57,9 +57,7 @@ class Recorder:
 def run(
     checkpoint: Path, config: TrainConfig = CONFIG, observer: Recorder | None = None, model: ModelConfig = MODEL
 ) -> TrainingResult:
-    return train(
-        TRAIN, VALIDATION, VOCABULARY, model, config, device=CPU, checkpoint=checkpoint, observer=observer
-    )
+    return train(TRAIN, VALIDATION, VOCABULARY, model, config, device=CPU, checkpoint=checkpoint, observer=observer)
 
 
 def without_times(history: list[EpochMetrics]) -> list[EpochMetrics]:

@@ -82,9 +82,7 @@ def train(job: TrainingJob) -> tuple[Recorder, dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def alone(
-    tokens: DatasetRef, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Recorder, dict[str, torch.Tensor]]:
+def alone(tokens: DatasetRef, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, dict[str, torch.Tensor]]:
     return train(job(tokens, tmp_path_factory.mktemp("alone")))
 
 
