@@ -4,10 +4,11 @@ Run it with ``python -m flows.train``; ``--help`` lists what can be chosen.
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
@@ -30,7 +31,7 @@ from tasks.train import train as train_network
 
 
 class TrainingSummary(BaseModel):
-    """What a training run made, by name."""
+    """What a training run made, by name, and which of its stages an earlier run had done."""
 
     reviews: DatasetRef
     cleaned: DatasetRef
@@ -38,6 +39,7 @@ class TrainingSummary(BaseModel):
     model: DatasetRef
     evaluation: DatasetRef
     registration: Registration
+    reused: list[str]
 
 
 @flow(name="train", flow_run_name="train {run.model.cell} on {run.ingest.source}")
@@ -53,6 +55,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     Raises:
         SentimentError: the input, the configuration or a server is at fault; the message says what to do.
     """
+    started = datetime.now(UTC)
     settings = Settings()
     tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
     reviews = ingest(run.ingest, settings.store_url)
@@ -74,6 +77,9 @@ def train(run: TrainingRun) -> TrainingSummary:
         champion = _champion(tracker, run.model_name, Path(folder))
         evaluation = evaluate(model, cleaned, peer, champion, run.evaluate, run.gate)
     registration = register(model, evaluation, run.model_name, log.run_id, tracker)
+    made = [reviews, cleaned, tokens, model, peer, evaluation]
+    reused = [ref.stage for ref in made if open_dataset(ref).manifest.created_at < started]
+    get_run_logger().info("Reused from earlier runs: %s", ", ".join(reused) or "nothing")
     return TrainingSummary(
         reviews=reviews,
         cleaned=cleaned,
@@ -81,6 +87,7 @@ def train(run: TrainingRun) -> TrainingSummary:
         model=model,
         evaluation=evaluation,
         registration=registration,
+        reused=reused,
     )
 
 

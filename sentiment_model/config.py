@@ -115,15 +115,15 @@ class ModelConfig(Config):
 
     cell: Cell = Field("lstm", description="Recurrent cell.")
     layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
-    hidden_size: int = Field(128, ge=1, le=4096, description="Hidden units per layer and direction.")
+    hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
     bidirectional: bool = Field(True, description="Whether a second network reads each review backwards.")
-    embedding_size: int = Field(128, ge=1, le=4096, description="Size of the token embeddings.")
+    embedding_size: int = Field(100, ge=1, le=4096, description="Size of the token embeddings.")
     pooling: tuple[Pooling, ...] = Field(
         ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by <unk> in training.")
-    embedding_dropout: float = Field(0.3, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
-    dropout: float = Field(0.4, ge=0.0, lt=1.0, description="Dropout between layers and before the classifier.")
+    embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
+    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout between layers and before the classifier.")
 
     @model_validator(mode="after")
     def _distinct_poolings(self) -> "ModelConfig":
@@ -137,7 +137,7 @@ class TrainConfig(Config):
 
     epochs: int = Field(4, ge=1, le=1000, description="Largest number of passes over the training reviews.")
     tokens_per_batch: int = Field(12_000, ge=16, description="Batch budget in padded tokens, over all processes.")
-    learning_rate: float = Field(2e-3, gt=0.0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(4e-3, gt=0.0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(1e-2, ge=0.0, description="Decoupled weight decay of AdamW.")
     schedule: Literal["one-cycle", "cosine"] = Field("one-cycle", description="Learning-rate schedule.")
     warmup_share: Share = Field(0.25, description="Share of the steps in which the learning rate rises.")

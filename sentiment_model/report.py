@@ -93,8 +93,7 @@ def report_markdown(evaluation: Evaluation, decision: GateDecision) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Calibration error before temperature scaling ({evaluation.temperature:.2f}): "
-        + f"{evaluation.calibration_error_before:.3f}.",
+        f"Calibration error before temperature scaling: {evaluation.calibration_error_before:.3f}.",
         "",
         "## Slices",
         "",

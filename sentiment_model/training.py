@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
+from sentiment_model.calibration import fit_temperature
 from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
@@ -27,7 +28,10 @@ from sentiment_model.network import SentimentNetwork
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Figures of one epoch; losses are mean binary cross-entropy in nats, rates are per second of training."""
+    """Figures of one epoch; losses are mean binary cross-entropy in nats, rates are per second of training.
+
+    The validation loss is taken after temperature scaling, as the model is used; the training loss is before it.
+    """
 
     epoch: int
     train_loss: float
@@ -258,7 +262,9 @@ class _Trainer:
         if self.rank == 0:
             logits = predict_logits(self._kept(), self.validation_reviews, self.config.tokens_per_batch, self.device)
             labels = self.validation_reviews.labels
-            figures[0] = F.binary_cross_entropy_with_logits(logits.double(), labels.double())
+            # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
+            logits = logits.double() / fit_temperature(logits.numpy(), labels.numpy())
+            figures[0] = F.binary_cross_entropy_with_logits(logits, labels.double())
             figures[1] = ((logits > 0) == (labels > 0.5)).double().mean()
         if self.world > 1:
             dist.broadcast(figures, 0)

@@ -31,7 +31,7 @@ class _ProgressDisplay:
         self._bar = Progress("Training", *columns, disable=not sys.stdout.isatty())
         self._line = self._bar.add_task("", total=None)
         self._artifact = cast(
-            UUID,  # the type checker also sees the coroutine that an async caller gets
+            "UUID",  # the type checker also sees the coroutine that an async caller gets
             create_progress_artifact(0.0, key="training-progress", description="Training steps done"),
         )
         self._updated = 0.0

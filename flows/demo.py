@@ -1,0 +1,74 @@
+"""What `make run` does: the training flow with its defaults, then the scoring flow over the samples.
+
+It ends with a summary of what was made and where it lies.
+"""
+
+import os
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from flows._cli import run_cli
+from flows.score import ScoringSummary, score
+from flows.train import TrainingSummary, train
+from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.evaluation_job import read_evaluation
+from sentiment_model.report import METRIC_NAMES, interval
+from sentiment_model.settings import Settings
+from sentiment_model.store import open_dataset
+
+_SAMPLES = Path(__file__).parent.parent / "data" / "samples" / "tidy"
+
+
+def demo(run: TrainingRun) -> None:
+    """Train, score the samples with the champion, and print what came of it."""
+    started = perf_counter()
+    trained = train(run)
+    scored = score(
+        ScoringRun(files=ReviewFiles(path=str(_SAMPLES)), model_uri=f"models:/{run.model_name}@champion")
+    )
+    sys.stdout.write(_summary(trained, scored, perf_counter() - started))
+
+
+def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -> str:
+    evaluation, _ = read_evaluation(open_dataset(trained.evaluation))
+    tests = {"held-out reviews": evaluation.test, **evaluation.separate, "linear baseline": evaluation.baseline_test}
+    registration = trained.registration
+    lines = [""]
+    for title, scores in tests.items():
+        lines += [f"{title} ({scores.rows:,}), with {100 * evaluation.confidence:g} % intervals"]
+        lines += [f"  {name:<18} {interval(scores.metrics[key], key)}" for key, name in METRIC_NAMES.items()]
+    validation = (evaluation.validation, evaluation.baseline_validation)
+    model, baseline = (interval(scores.metrics["accuracy"], "accuracy") for scores in validation)
+    lines += [
+        "",
+        f"Validation    accuracy {model}; linear baseline {baseline}",
+        f"Gate          {registration.reason}",
+        f"Model         {registration.name} version {registration.version}"
+        + (" (registered before)" if registration.reused else ""),
+        f"Scored        {scored.scored} of {scored.rows_in} sample reviews with version {scored.model_version}, "
+        f"{scored.quarantined} quarantined",
+        f"Scores        {scored.folder}",
+        f"Report        {open_dataset(trained.evaluation).files('report')[0]}",
+        f"Reused        {', '.join([*trained.reused, *(['score'] if scored.reused else [])]) or 'nothing'}",
+        f"Time          {seconds:.0f} s",
+        "",
+        "Prefect UI    " + _prefect_command(),
+        f"MLflow UI     {sys.prefix}/bin/mlflow ui --backend-store-uri {Settings().mlflow_tracking_uri}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _prefect_command() -> str:
+    home = os.environ.get("PREFECT_HOME")
+    return (f"PREFECT_HOME={home} " if home else "") + f"{sys.prefix}/bin/prefect server start"
+
+
+def main() -> int:
+    """Run from the command line."""
+    return run_cli(TrainingRun, demo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
