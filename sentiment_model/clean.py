@@ -1,6 +1,6 @@
 """Clean: normalised text, every text once, and a split in which no text is on two sides.
 
-A review's side is a function of its normalised text and the salt, so it never changes when more data arrives.
+A review's side is a function of its normalised text and the salt, so it does not change when more data arrives.
 """
 
 import hashlib
@@ -11,162 +11,198 @@ import polars as pl
 from sentiment_model.config import CleanConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.normalise import normalise
-from sentiment_model.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS
+from sentiment_model.parts import PartWriter
+from sentiment_model.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, REVIEW_SCHEMA
 from sentiment_model.store import DatasetWriter, Stage
 
 CLEAN = Stage("clean", 1)
 
 SPLITS = ("train", "validation", "test", "unlabelled")
+CLEAN_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "split": pl.String(), "text_hash": pl.Binary()})
 _LABELLED = SPLITS[:3]
-_ROW_GROUP = 50_000
+_LABELS = {"positive": 1, "negative": 0}
 
 
 def text_hash(text: pl.Expr, salt: str) -> pl.Expr:
-    """Return 16 bytes that name a text, whatever its letter case, the same on every machine.
+    """Return 16 bytes that name a text whatever its letter case, the same on every machine; null for no text.
 
-    polars' own hash is faster, but differs between its versions. Letter case does not count, because the network does
-    not see it either.
+    polars' own hash is faster, but differs between its versions. Letter case does not count, as tokens have none.
     """
+    key = hashlib.sha256(salt.encode()).digest()
 
-    def hashes(texts: pl.Series) -> pl.Series:
-        key = salt.encode()
-        values = [hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest() for text in texts.to_list()]
-        return pl.Series(values, dtype=pl.Binary)
+    def digest(text: str | None) -> bytes | None:
+        return hashlib.blake2b(text.lower().encode(), digest_size=16, key=key).digest() if text else None
 
-    return text.map_batches(hashes, return_dtype=pl.Binary, is_elementwise=True)
+    def digests(texts: pl.Series) -> pl.Series:
+        return pl.Series([digest(text) for text in texts], dtype=pl.Binary)
+
+    return text.map_batches(digests, return_dtype=pl.Binary, is_elementwise=True)
 
 
 def write_cleaned(
     writer: DatasetWriter, reviews: pl.LazyFrame, test: pl.LazyFrame | None, config: CleanConfig
 ) -> dict[str, Any]:
-    """Write the cleaned reviews (role `part`) and those without text (role `quarantine`), and return the counts.
+    """Write the cleaned reviews (role `part`) and those without text (role `quarantine`).
 
-    The parts have the review schema with normalised text, plus `split` (one of :data:`SPLITS`) and `text_hash`, in the
-    order of the input. Of equal texts the first is kept, a labelled one before an unlabelled one. A text with both
-    labels is removed. A text of the test set is nowhere else.
+    The parts have the review schema with normalised text, plus `split` (one of :data:`SPLITS`) and `text_hash`, in
+    the order of the input. Of equal texts the first is kept, a labelled one rather than an unlabelled one. A text
+    with both labels is removed. A text that the test has from its own sources is kept there and dropped elsewhere.
+
+    The reviews are read twice: for the hashes, which decide what becomes of each row, and to be written. Memory
+    grows with the number of distinct texts (about MEMORY bytes each), not with their length.
 
     Args:
         writer: where to write.
         reviews: reviews in the review schema.
-        test: a test set of its own, in the same schema; None holds out a share of the reviews.
+        test: a test set of its own in the same schema, whose labelled reviews are then the test together with
+            those of `config.test_only_sources`; None holds out a share of the reviews too.
         config: shares and sources of the split.
+
+    Returns:
+        counts: `rows_in`, and where they went: `rows` (and those by split and label), `quarantined`, `duplicates`,
+        `contradictions` (rows whose text has both labels) and `also_in_test`.
 
     Raises:
         QualityError: train, validation or test would lack one of the two labels.
     """
-    normalised = writer.folder / "normalised.parquet"  # an intermediate, so that text is normalised once
-    frames = [reviews.with_columns(named=pl.lit(False))]
-    if test is not None:
-        frames.append(test.with_columns(named=pl.lit(True)))
-    (
-        pl.concat(frames)
-        .with_columns(text=normalise(pl.col("text")))
-        .with_columns(text_hash=text_hash(pl.col("text"), config.salt))
-        .sink_parquet(normalised, maintain_order=True, row_group_size=_ROW_GROUP)
-    )
-    rows = pl.scan_parquet(normalised).with_row_index("row")
-    empty = pl.col("text") == ""
-    _sink_quarantine(rows.filter(empty), writer)
-    decided = _decide(rows.filter(~empty), config, own_test=test is not None)
-    (
-        rows.filter(~empty)
-        .join(decided.lazy().select("row", "split"), on="row", how="inner", maintain_order="left")
-        .drop("row", "named")
-        .sink_parquet(writer.file("part-00000.parquet"), maintain_order=True, row_group_size=_ROW_GROUP)
-    )
-    counts = _count(rows, pl.scan_parquet(writer.folder / "part-00000.parquet"), decided)
-    normalised.unlink()
+    rows = _prepare(reviews, test, config)
+    texts = _decide(rows, config, own_test=test is not None)
+    counts = _count(texts)
     _check(counts)
+    kept = texts.drop_nulls("kept_row")
+    # The split of every row, in the order of the rows; null where it is dropped.
+    splits = pl.repeat(None, counts["rows_in"], dtype=pl.Enum(SPLITS), eager=True).alias("split")
+    splits = splits.scatter(kept["kept_row"], kept["split"])
+    read = written = quarantined = 0
+    with (
+        PartWriter(writer, "part", CLEAN_SCHEMA) as part,
+        PartWriter(writer, "quarantine", QUARANTINE_SCHEMA) as quarantine,
+    ):
+        for batch in rows.collect_batches(maintain_order=True):
+            split = splits[read : read + batch.height].cast(pl.String)
+            reviews_kept = batch.with_columns(split).drop_nulls("split").select(CLEAN_SCHEMA.names())
+            rejects = _rejects(batch.filter(pl.col("text_hash").is_null()))
+            part.write(reviews_kept)
+            quarantine.write(rejects)
+            read += batch.height
+            written += reviews_kept.height
+            quarantined += rejects.height
+    if (read, written, quarantined) != (counts["rows_in"], counts["rows"], counts["quarantined"]):
+        raise RuntimeError(
+            f"{read} rows were read, {written} written and {quarantined} quarantined, which differs from {counts}; "
+            "this is a defect of the program"
+        )
     return counts
+
+
+def _prepare(reviews: pl.LazyFrame, test: pl.LazyFrame | None, config: CleanConfig) -> pl.LazyFrame:
+    """Return all rows with the text normalised, its hash, the `original` text, and what is `held_out` as test."""
+    frames = [reviews.with_columns(held_out=pl.col("source").is_in(list(config.test_only_sources)))]
+    if test is not None:
+        frames.append(test.with_columns(held_out=pl.lit(True)))
+    return (
+        pl.concat(frames)
+        .with_columns(original=pl.col("text"), text=normalise(pl.col("text")))
+        .with_columns(text_hash=text_hash(pl.col("text"), config.salt))
+    )
 
 
 def _decide(rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> pl.DataFrame:
-    """Return a line for each distinct text: `row` to keep (null for a contradiction), `split`, and what is dropped."""
-    labelled = pl.col("label").is_not_null()
-    in_test = labelled & (pl.col("named") | pl.col("source").is_in(config.test_only_sources))
+    """Decide what becomes of each text.
+
+    Returns:
+        a line for each distinct text, and one (with a null `text`) for those that are empty: `rows` (how many have
+        the text), `relevant_rows` (without those dropped because a held-out review has it), `kept_row` (the number
+        of the row to keep; null for none), and its `label` and `split`.
+    """
+    row, label = pl.col("row"), pl.col("label")
+    is_test = label.is_not_null() & pl.col("held_out")
     texts = (
-        rows.select("row", "label", "text_hash", in_test=in_test)
-        .group_by("text_hash")
+        rows.with_row_index("row")
+        .select(
+            text=pl.col("text_hash").bin.reinterpret(dtype=pl.UInt128, endianness="big"),
+            row=row,
+            labelled_row=pl.when(label.is_not_null()).then(row),
+            test_row=pl.when(is_test).then(row),
+            label=label,
+            test_label=pl.when(is_test).then(label),
+        )
+        .group_by("text")
         .agg(
+            pl.col("row", "labelled_row", "test_row").min(),
+            pl.col("label", "test_label").min(),
+            max_label=label.max(),
+            max_test_label=pl.col("test_label").max(),
             rows=pl.len(),
-            test_rows=pl.col("in_test").sum(),
-            labels=pl.col("label").n_unique() - pl.col("label").has_nulls().cast(pl.UInt32),
-            test_labels=pl.col("label").filter("in_test").n_unique(),
-            first=pl.col("row").min(),
-            first_labelled=pl.col("row").filter(pl.col("label").is_not_null()).min(),
-            first_test=pl.col("row").filter("in_test").min(),
+            test_rows=pl.col("test_row").count(),
         )
         .collect(engine="streaming")
     )
-    # Eight bytes of the hash, read as a number in [0, 1).
-    fraction = pl.col("text_hash").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64, endianness="big") / 2.0**64
+    in_test = pl.col("test_row").is_not_null()
+    usable = pl.col("text").is_not_null() & (
+        pl.when(in_test)
+        .then(pl.col("test_label") == pl.col("max_test_label"))
+        .otherwise(label.is_null() | (label == pl.col("max_label")))
+    )
+    place = pl.col("text").cast(pl.Float64) / 2.0**128  # the hash as a number from 0 to 1
     test_share = 0.0 if own_test else config.test_share
-    held_out = config.validation_share + test_share
-    return texts.with_columns(
-        contradictory=pl.when(pl.col("test_rows") > 0).then(pl.col("test_labels") > 1).otherwise(pl.col("labels") > 1),
-        split=pl.when(pl.col("test_rows") > 0)
+    return texts.select(
+        "text",
+        "rows",
+        relevant_rows=pl.when(in_test).then("test_rows").otherwise("rows"),
+        kept_row=pl.when(usable).then(pl.coalesce("test_row", "labelled_row", "row")),
+        label=pl.coalesce("test_label", "label"),
+        split=pl.when(in_test)
         .then(pl.lit("test"))
-        .when(pl.col("first_labelled").is_null())
+        .when(label.is_null())
         .then(pl.lit("unlabelled"))
-        .when(fraction < config.validation_share)
+        .when(place < config.validation_share)
         .then(pl.lit("validation"))
-        .when(fraction < held_out)
+        .when(place < config.validation_share + test_share)
         .then(pl.lit("test"))
-        .otherwise(pl.lit("train")),
-    ).with_columns(
-        row=pl.when(~pl.col("contradictory")).then(pl.coalesce("first_test", "first_labelled", "first")),
-        also_in_test=pl.when(pl.col("test_rows") > 0).then(pl.col("rows") - pl.col("test_rows")).otherwise(0),
+        .otherwise(pl.lit("train"))
+        .cast(pl.Enum(SPLITS)),
     )
 
 
-def _sink_quarantine(rows: pl.LazyFrame, writer: DatasetWriter) -> None:
-    rows.select(
-        file=pl.col("source"),
-        row=pl.lit(None, pl.Int64),
+def _rejects(empty: pl.DataFrame) -> pl.DataFrame:
+    return empty.select(
+        file="source",
+        row=pl.lit(None),
         reason=pl.lit("empty_after_normalisation"),
-        detail=pl.format("review {} holds markup or white space only", "review_id"),
-        raw=pl.col("text").str.slice(0, RAW_CHARACTERS),
-    ).cast(QUARANTINE_SCHEMA).sink_parquet(writer.file("quarantine.parquet", role="quarantine"))
+        detail=pl.format("review {} has no text besides markup, white space and invisible characters", "review_id"),
+        raw=pl.col("original").str.slice(0, RAW_CHARACTERS),
+    ).cast(QUARANTINE_SCHEMA)
 
 
-def _count(rows: pl.LazyFrame, kept: pl.LazyFrame, decided: pl.DataFrame) -> dict[str, Any]:
-    contradictory = pl.col("contradictory")
-    relevant = pl.col("rows") - pl.col("also_in_test")
-    dropped = decided.select(
-        also_in_test=pl.col("also_in_test").sum(),
-        contradictions=relevant.filter(contradictory).sum(),
-        duplicates=(relevant - 1).filter(~contradictory).sum(),
+def _count(texts: pl.DataFrame) -> dict[str, Any]:
+    empty, kept = pl.col("text").is_null(), pl.col("kept_row").is_not_null()
+    rows, relevant = pl.col("rows"), pl.col("relevant_rows")
+    counts = texts.select(
+        rows_in=rows.sum(),
+        rows=kept.sum(),
+        quarantined=rows.filter(empty).sum(),
+        duplicates=(relevant - 1).filter(kept).sum(),
+        contradictions=relevant.filter(~kept & ~empty).sum(),
+        also_in_test=(rows - relevant).filter(~empty).sum(),
     ).row(0, named=True)
-    totals = rows.select(rows_in=pl.len(), empty=(pl.col("text") == "").sum()).collect().row(0, named=True)
-    table = kept.group_by("split", "label").len().collect(engine="streaming")
-    sizes = {(split, label): count for split, label, count in table.iter_rows()}
-    counts = {
-        "rows_in": totals["rows_in"],
-        "rows": table["len"].sum(),
-        "quarantined": totals["empty"],
-        **{name: int(count) for name, count in dropped.items()},
-        "splits": {
-            **{
-                split: {"positive": sizes.get((split, 1), 0), "negative": sizes.get((split, 0), 0)}
-                for split in _LABELLED
-            },
-            "unlabelled": sizes.get(("unlabelled", None), 0),
-        },
-    }
-    accounted = sum(counts[name] for name in ("rows", "quarantined", "also_in_test", "contradictions", "duplicates"))
-    if accounted != counts["rows_in"]:
-        raise RuntimeError(
-            f"{counts['rows_in']} rows came in, but {accounted} are accounted for; this is a defect of the program"
-        )
-    return counts
+    groups = texts.filter(kept).group_by("split", "label").len()
+    sizes = {(split, label): size for split, label, size in groups.iter_rows()}
+    labelled = {split: {name: sizes.get((split, label), 0) for name, label in _LABELS.items()} for split in _LABELLED}
+    return {**counts, "splits": {**labelled, "unlabelled": sizes.get(("unlabelled", None), 0)}}
 
 
 def _check(counts: dict[str, Any]) -> None:
+    """Raise where the splits cannot train and test a classifier."""
     for split in _LABELLED:
         sizes = counts["splits"][split]
-        if missing := [label for label, size in sizes.items() if not size]:
-            raise QualityError(
-                f"the {split} split has no {' and no '.join(missing)} reviews (of {counts['rows']:,} distinct ones "
-                f"from {counts['rows_in']:,} rows); add reviews of both labels, or change the shares and sources of "
-                "the split"
-            )
+        if all(sizes.values()):
+            continue
+        found = [name for name, size in sizes.items() if size]
+        raise QualityError(
+            f"{split} has {f'only {found[0]}' if found else 'no'} reviews: of {counts['rows_in']:,} rows, "
+            f"{sum(sum(counts['splits'][name].values()) for name in _LABELLED):,} distinct labelled reviews are left "
+            f"({counts['splits']['unlabelled']:,} are unlabelled, {counts['contradictions']:,} contradictory, "
+            f"{counts['quarantined']:,} without text); add reviews of both labels, or change the shares, salt and "
+            "sources of the split"
+        )

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import polars as pl
 
-# The regular expressions are Rust's, which take time linear in the text. Elements are searched for one kind at a time,
-# because an open `<script` would make each search for the end of a comment read to the end of the text.
+# The regular expressions are Rust's, which take time linear in the text. Elements are searched for one kind at
+# a time, because an open `<script` would make each search for the end of a comment read to the end of the text.
 _DROPPED_ELEMENTS = (
     r"(?s)<!--.*?-->",
     r"(?is)<script\b.*?</script\s*>",
@@ -30,9 +30,9 @@ _PASSES = 8
 def normalise(text: pl.Expr) -> pl.Expr:
     """Return text without markup and invisible characters, in Unicode form NFKC, with single spaces.
 
-    HTML entities are resolved, also those that were escaped more than once; tags become spaces; comments, scripts and
-    style sheets are dropped with their content. Misread Windows-1252 punctuation is repaired, and every kind of
-    apostrophe and quote becomes the plain one, so that `don’t` and `don't` are one word. Letter case is kept.
+    HTML entities are resolved, also those that were escaped more than once; tags become spaces; comments, scripts
+    and style sheets are dropped with their content. Misread Windows-1252 punctuation is repaired, and every kind
+    of apostrophe and quote becomes the plain one, so that `don’t` and `don't` are one word. Letter case is kept.
 
     The function is idempotent and takes time linear in the text. Null stays null; a text may come out empty.
     """

@@ -1,6 +1,7 @@
 """Tokenize: normalised text to token ids, with a vocabulary of the training reviews."""
 
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -22,11 +23,14 @@ TOKEN_SCHEMA = pl.Schema(
         "n_unknown": pl.Int32(),  # before truncation
     }
 )
-_BATCH_ROWS = 20_000
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeConfig) -> dict[str, Any]:
     """Write the vocabulary (role `vocabulary`) and the token ids of each split (role: the split's name).
+
+    Rows keep their order. A split without reviews is a file without rows.
 
     Args:
         writer: where to write.
@@ -34,62 +38,72 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
         config: size of the vocabulary and length of the reviews.
 
     Returns:
-        counts: tokens in the vocabulary, and for each split its reviews, tokens, the share of unknown tokens and the
-        share of reviews that were cut.
+        counts: tokens in the vocabulary, and for each split its reviews and tokens, the share of unknown tokens
+        and the share of reviews that were cut.
 
     Raises:
         QualityError: no token of the training reviews is frequent enough.
     """
     vocabulary = Vocabulary.fit(reviews.filter(pl.col("split") == "train"), config)
     vocabulary.save(writer.file("vocabulary.parquet", role="vocabulary"))
-    counts: dict[str, Any] = {"vocabulary": len(vocabulary)}
-    for split in SPLITS:
-        rows = tokens = unknown = cut = 0
-        with PartWriter(writer, split, TOKEN_SCHEMA) as part:
-            batches = reviews.filter(pl.col("split") == split).collect_batches(
-                chunk_size=_BATCH_ROWS, maintain_order=True
-            )
-            for batch in batches:
-                encoded = encode(batch, vocabulary, config.max_tokens).select(TOKEN_SCHEMA.names())
-                part.write(encoded)
-                rows += encoded.height
-                tokens += int(encoded["n_tokens"].sum())
-                unknown += int(encoded["n_unknown"].sum())
-                cut += int((encoded["n_tokens"] > config.max_tokens).sum())
-        counts[split] = {
-            "reviews": rows,
-            "tokens": tokens,
-            "unknown_share": unknown / max(1, tokens),
-            "cut_share": cut / max(1, rows),
+    encoded = encode(reviews, vocabulary, config.max_tokens).select("split", *TOKEN_SCHEMA)
+    tallies = []
+    with ExitStack() as stack:
+        parts = {split: stack.enter_context(PartWriter(writer, split, TOKEN_SCHEMA)) for split in SPLITS}
+        for batch in encoded.collect_batches():
+            for (split,), rows in batch.partition_by("split", as_dict=True, include_key=False).items():
+                parts[split].write(rows)
+            tallies.append(_tally(batch, config.max_tokens))
+    return {"vocabulary": len(vocabulary), **_summary(tallies)}
+
+
+def _tally(batch: pl.DataFrame, max_tokens: int) -> pl.DataFrame:
+    return batch.group_by("split").agg(
+        reviews=pl.len().cast(pl.Int64),
+        tokens=pl.col("n_tokens").cast(pl.Int64).sum(),
+        unknown=pl.col("n_unknown").cast(pl.Int64).sum(),
+        cut=(pl.col("n_tokens") > max_tokens).cast(pl.Int64).sum(),
+    )
+
+
+def _summary(tallies: list[pl.DataFrame]) -> dict[str, dict[str, float]]:
+    totals = pl.concat(tallies).group_by("split").sum().rows_by_key("split", named=True, unique=True)
+    return {
+        split: {
+            "reviews": total["reviews"],
+            "tokens": total["tokens"],
+            "unknown_share": total["unknown"] / max(1, total["tokens"]),
+            "cut_share": total["cut"] / total["reviews"],
         }
-    return counts
+        for split in SPLITS
+        if (total := totals.get(split))
+    }
 
 
-def encode(frame: pl.DataFrame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text") -> pl.DataFrame:
+def encode(frame: Frame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text") -> Frame:
     """Add the token ids of a column of normalised text.
 
     Args:
         frame: any frame with the text column, without nulls in it.
         vocabulary: the tokens that have an id.
         max_tokens: longer reviews keep their first and last half of this many tokens; the verdict of a review is
-            mostly at its start or its end.
+            mostly at its start or its end ("How to Fine-Tune BERT for Text Classification?", Sun et al. 2019).
         text_column: the column.
 
     Returns:
-        the frame with `ids` (list of Int32), `n_tokens` and `n_unknown` (Int32, both before truncation) added.
+        the frame with `ids` (list of Int32; empty where the text is), `n_tokens` and `n_unknown` (Int32, both
+        before truncation) added, its rows in the same order.
     """
-    known = vocabulary.table
-    ids = pl.element().replace_strict(known["token"], known["id"], default=UNKNOWN_ID, return_dtype=pl.Int32)
-    tail = max_tokens // 2
+    ids, tail = pl.col("ids"), max_tokens // 2
     return (
-        frame.with_columns(ids=tokens_of(pl.col(text_column)).list.eval(ids))
+        frame.with_columns(ids=tokens_of(pl.col(text_column)).list.eval(vocabulary.ids_of(pl.element())))
         .with_columns(
-            n_tokens=pl.col("ids").list.len().cast(pl.Int32),
-            n_unknown=pl.col("ids").list.count_matches(UNKNOWN_ID).cast(pl.Int32),
+            n_tokens=ids.list.len().cast(pl.Int32),
+            n_unknown=ids.list.count_matches(UNKNOWN_ID).cast(pl.Int32),
         )
         .with_columns(
             ids=pl.when(pl.col("n_tokens") <= max_tokens)
-            .then("ids")
-            .otherwise(pl.concat_list(pl.col("ids").list.head(max_tokens - tail), pl.col("ids").list.tail(tail)))
+            .then(ids)
+            .otherwise(pl.concat_list(ids.list.head(max_tokens - tail), ids.list.tail(tail)))
         )
     )
