@@ -57,6 +57,7 @@ _INFERENCE_PACKAGES = (
     "pyarrow",
     "pydantic",
     "safetensors",
+    "scipy",
     "torch",
 )
 _SIGNATURE = ModelSignature(
@@ -159,8 +160,7 @@ class Tracker:
         with _mlflow_errors():
             # Logging and loading a model go by the global address, whatever client is at hand.
             mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
-            self._client = MlflowClient(uri, uri)
+            self._client = MlflowClient(uri)
             self._client.search_experiments(max_results=1)
 
     def run_log(self, run_id: str) -> TrainingRunLog:

@@ -294,7 +294,7 @@ def test_the_command_line_says_what_is_wrong(
     assert "no version with the alias best" in fails(files, "--model-uri=models:/sentiment@best")
     assert "no model is registered as other" in fails(files, "--model-uri=models:/other/1")
     (champion / VOCABULARY).write_bytes(b"PAR1")
-    assert "is not a vocabulary" in fails(files)
+    assert "cannot read the vocabulary" in fails(files)
     (champion / VOCABULARY).unlink()
     assert "it has no vocabulary.parquet" in fails(files)
     monkeypatch.setenv("SENTIMENT_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -1,0 +1,138 @@
+"""From an evaluated model to a version in the registry, as the training flow does it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from mlflow import MlflowClient
+from prefect import flow
+from tiny import tiny_bundle
+
+from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
+from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.evaluation_job import EVALUATE, write_evaluation
+from sentiment_model.lineage import StageRecord
+from sentiment_model.settings import Settings
+from sentiment_model.store import Dataset, DatasetWriter, Store
+from sentiment_model.tracking import Tracker, git_commit
+from sentiment_model.training import EpochMetrics
+from sentiment_model.training_job import HISTORY, TRAIN
+from tasks.register import Registration, register
+
+LINEAGE = [StageRecord(name="tokenize", fingerprint="f" * 20, parameters={}, counts={})]
+PASS, FAIL = GateConfig(baseline_margin=-1.0), GateConfig(baseline_margin=1.0)
+
+
+def trained(store: Store, seed: int) -> Dataset:
+    """A model as the train stage leaves it."""
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        tiny_bundle(writer.folder, seed)
+        for name in (WEIGHTS, VOCABULARY, DESCRIPTION):
+            writer.file(name, role="model")
+        history = [asdict(EpochMetrics(0, 0.6, 0.5, 0.8, 0.001, 2.0, 1000.0))]
+        writer.file(HISTORY, role="history").write_text(json.dumps(history))
+        return {}
+
+    return store.materialise(TRAIN, {}, {"seed": seed}, write)[0]
+
+
+def evaluated(store: Store, model: Dataset, gate: GateConfig) -> Dataset:
+    """Its evaluation on a few reviews."""
+    rows = 40
+    cleaned = pl.LazyFrame(
+        {
+            "review_id": [f"r{i}" for i in range(rows)],
+            "text": [f"a good film , not {'bad ' * (i % 7)}" for i in range(rows)],
+            "label": [i % 2 for i in range(rows)],
+            "source": ["rotten_tomatoes" if i % 5 == 0 else "imdb" for i in range(rows)],
+            "split": ["validation" if i < 10 else "test" for i in range(rows)],
+            "text_hash": [f"{i:032x}" for i in range(rows)],
+        },
+        schema_overrides={"label": pl.Int8},
+    )
+    baseline = cleaned.select("text_hash", probability=pl.lit(0.4))
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        with model.local_folder() as folder:
+            config = EvaluateConfig(bootstrap_samples=100)
+            device = torch.device("cpu")
+            return write_evaluation(writer, folder, LINEAGE, cleaned, baseline, None, config, gate, device)
+
+    inputs = {"train": model.ref.fingerprint, "clean": "c" * 20}
+    return store.materialise(EVALUATE, inputs, gate.model_dump(mode="json"), write)[0]
+
+
+@flow(name="register only")
+def run_register(model: Dataset, evaluation: Dataset) -> Registration:
+    tracker = Tracker(Settings())
+    run_id = tracker.start_run("sentiment", model.ref.fingerprint, name="test", params={}, tags={}).run_id
+    return register(model.ref, evaluation.ref, "sentiment", run_id, tracker)
+
+
+@pytest.fixture
+def store(settings_in: Path, prefect_server: None) -> Store:
+    return Store(Settings().store_url)
+
+
+@pytest.fixture
+def client(store: Store) -> MlflowClient:
+    return MlflowClient(Settings().mlflow_tracking_uri)
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    return {name: str(version) for name, version in client.get_registered_model("sentiment").aliases.items()}
+
+
+def test_a_model_that_passes_becomes_champion_with_its_record(store: Store, client: MlflowClient) -> None:
+    model = trained(store, 1)
+    done = run_register(model, evaluated(store, model, PASS))
+    assert (done.version, done.promoted, done.reused) == ("1", True, False)
+    assert done.reason.startswith("Promoted: accuracy")
+    assert aliases(client) == {"challenger": "1", "champion": "1"}
+
+    tags = client.get_model_version("sentiment", "1").tags
+    with model.local_folder() as folder:
+        assert tags["bundle_digest"] == ModelDescription.read(folder).digest
+    assert tags["git_commit"] == (git_commit() or "unknown")
+    assert tags["data.train"] == model.ref.fingerprint
+    assert tags["data.tokenize"] == "f" * 20
+    assert tags["gate"] == "passed"
+    assert tags["gate.baseline"].startswith("passed: accuracy")
+    run = client.get_run(done.run_id)
+    assert float(tags["metric.test_accuracy"]) == pytest.approx(run.data.metrics["test_accuracy"], rel=1e-5)
+    assert "test_rotten_tomatoes_accuracy" in run.data.metrics
+    artifacts = {Path(file.path).name for file in client.list_artifacts(done.run_id, "evaluation")}
+    assert {"report.html", "evaluation.json", "gate.json", "predictions.parquet"} <= artifacts
+
+
+def test_a_model_that_fails_stays_challenger_and_says_why(store: Store, client: MlflowClient) -> None:
+    first, second = trained(store, 1), trained(store, 2)
+    run_register(first, evaluated(store, first, PASS))
+    done = run_register(second, evaluated(store, second, FAIL))
+    assert (done.version, done.promoted) == ("2", False)
+    assert done.reason.startswith("Not promoted: accuracy")
+    assert aliases(client) == {"challenger": "2", "champion": "1"}
+    tags = client.get_model_version("sentiment", "2").tags
+    assert tags["gate"] == "failed"
+    assert tags["gate.baseline"].startswith("failed: accuracy")
+
+    again = run_register(second, evaluated(store, second, PASS))  # judged anew under another gate
+    assert (again.version, again.promoted, again.reused) == ("2", True, True)
+    assert aliases(client) == {"challenger": "2", "champion": "2", "previous": "1"}
+    assert client.get_model_version("sentiment", "2").tags["gate"] == "passed"
+
+
+def test_what_a_person_rolled_back_stays_back(store: Store, client: MlflowClient) -> None:
+    first, second = trained(store, 1), trained(store, 2)
+    run_register(first, evaluated(store, first, PASS))
+    run_register(second, evaluated(store, second, PASS))
+    Tracker(Settings()).rollback("sentiment")
+    done = run_register(second, evaluated(store, second, PASS))
+    assert not done.promoted
+    assert "version 2 was rolled back on" in done.reason
+    assert aliases(client)["champion"] == "1"
