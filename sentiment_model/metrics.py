@@ -4,24 +4,28 @@ Every metric is computed from row weights, many weightings at once. A bootstrap 
 each row was drawn, so the intervals of all metrics come from the same resamples and a few matrix products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 Floats = NDArray[np.float64]
 
 METRICS = ("accuracy", "f1", "roc_auc", "average_precision", "brier", "log_loss", "calibration_error")
-_CHUNK_CELLS = 4_000_000
+_CHUNK_CELLS = 1_000_000  # resamples are weighed in chunks, each temporary array of which takes 8 bytes a cell
+
+Figure = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else value)]
+"""A number that is NaN where the data does not define it; JSON has no NaN, so there it is null."""
 
 
 class Interval(BaseModel):
-    """An estimate with its percentile bootstrap interval."""
+    """An estimate with its confidence interval; all NaN where the data does not define it."""
 
-    value: float
-    low: float
-    high: float
+    value: Figure
+    low: Figure
+    high: Figure
 
 
 class ReliabilityBin(BaseModel):
@@ -58,9 +62,8 @@ class WeightedMetrics:
             axis=1,
         ).astype(np.float64)
         self._order = np.argsort(-probabilities, kind="stable")
-        ordered = probabilities[self._order]
-        self._ties = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # where each distinct score starts
-        self._bins = np.unique(np.linspace(0, len(ordered), min(bins, len(ordered)) + 1).astype(int)[:-1])
+        self._ties = _starts_of_ties(probabilities[self._order])
+        self._bins = _starts_of_bins(probabilities[self._order], bins)
         self._residuals = (probabilities - labels)[self._order]
 
     def __call__(self, weights: Floats) -> dict[str, Floats]:
@@ -70,8 +73,8 @@ class WeightedMetrics:
             weights: shape (weightings, rows).
 
         Returns:
-            arrays of shape (weightings,) by the names in :data:`METRICS`. Those that rank are NaN where a weighting
-            has rows of one class only.
+            arrays of shape (weightings,) by the names in :data:`METRICS`. ROC AUC is NaN where a weighting has rows of
+            one class only, average precision where it has no positive ones.
         """
         total = weights.sum(axis=1)
         accuracy, brier, log_loss, hits, predicted, positive = (weights @ self._per_row / total[:, None]).T
@@ -103,26 +106,33 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return every metric with its bootstrap interval.
 
+    The intervals are percentile intervals (Efron & Tibshirani, 1993), but for the calibration error: chance differences
+    in its bins only add up, in a resample more than in the data. Its interval is the basic one, which mirrors the
+    resamples at the estimate and so takes that excess away.
+
     Args:
         labels: 1 positive, 0 negative, shape (rows,).
         probabilities: probability of positive, shape (rows,).
         bins: number of equal-mass bins of the calibration error (Nixon et al., 2019).
-        samples: number of resamples (Efron & Tibshirani, 1993: percentile intervals).
+        samples: number of resamples.
         confidence: coverage of the intervals.
     """
     metrics = WeightedMetrics(labels, probabilities, bins)
     values = metrics(np.ones((1, len(labels))))
-    drawn = [metrics(weights) for weights in resamples(len(labels), samples)]
-    return {
-        name: _interval(values[name][0], np.concatenate([chunk[name] for chunk in drawn]), confidence)
+    chunks = [metrics(weights) for weights in resamples(len(labels), samples)]
+    found = {
+        name: _interval(values[name][0], np.concatenate([chunk[name] for chunk in chunks]), confidence)
         for name in METRICS
     }
+    error = found["calibration_error"]
+    mirrored = {"low": max(0.0, 2 * error.value - error.high), "high": max(error.value, 2 * error.value - error.low)}
+    return found | {"calibration_error": error.model_copy(update=mirrored)}
 
 
 def mean_interval(values: Floats, *, samples: int, confidence: float) -> Interval:
     """Return the mean of per-row values, shape (rows,), with its bootstrap interval."""
-    drawn = [weights @ values / len(values) for weights in resamples(len(values), samples)]
-    return _interval(values.mean(), np.concatenate(drawn), confidence)
+    chunks = [weights @ values / len(values) for weights in resamples(len(values), samples)]
+    return _interval(values.mean(), np.concatenate(chunks), confidence)
 
 
 def resamples(rows: int, samples: int) -> Iterator[Floats]:
@@ -135,18 +145,45 @@ def resamples(rows: int, samples: int) -> Iterator[Floats]:
 
 
 def reliability(labels: Floats, probabilities: Floats, bins: int) -> list[ReliabilityBin]:
-    """Return equal-mass bins of predicted probability against what was true, from low to high."""
-    order = np.argsort(probabilities, kind="stable")
+    """Return bins of predicted probability against what was true, from low to high.
+
+    The bins are of equal mass, but for rows of equal probability, which share one.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    starts = _starts_of_bins(probabilities[order], bins)
     return [
         ReliabilityBin(
             rows=len(part),
             mean_probability=float(probabilities[part].mean()),
             positive_share=float(labels[part].mean()),
         )
-        for part in np.array_split(order, min(bins, len(order)))
+        for part in reversed(np.split(order, starts[1:]))
     ]
 
 
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Return how far prediction and truth are apart in these bins, in the mean over the rows."""
+    gaps = [found.rows * abs(found.mean_probability - found.positive_share) for found in bins]
+    return sum(gaps) / sum(found.rows for found in bins)
+
+
+def _starts_of_ties(ordered: Floats) -> NDArray[np.intp]:
+    """Return where each distinct value starts."""
+    return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+
+
+def _starts_of_bins(ordered: Floats, bins: int) -> NDArray[np.intp]:
+    """Return where each of at most so many bins starts: of equal mass, moved so that no bin splits a tie.
+
+    The bins of tied rows would depend on the order in which the rows happen to come.
+    """
+    ties = _starts_of_ties(ordered)
+    equal = np.linspace(0, len(ordered), bins, endpoint=False).astype(int)
+    return np.unique(ties[np.searchsorted(ties, equal, side="right") - 1])
+
+
 def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
+    if not np.isfinite(value):
+        return Interval(value=np.nan, low=np.nan, high=np.nan)
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value=float(value), low=float(low), high=float(high))

@@ -1,0 +1,46 @@
+"""Temperature scaling."""
+
+import numpy as np
+import pytest
+
+from sentiment_model.calibration import fit_temperature
+from sentiment_model.errors import QualityError
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=3 * temperature, size=50_000).astype(np.float32)
+    labels = generator.random(50_000) < 1 / (1 + np.exp(-logits / temperature))
+    assert fit_temperature(logits, labels.astype(np.float32)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_no_other_temperature_has_a_smaller_loss() -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(scale=4, size=5000)
+    labels = (logits + generator.normal(scale=4, size=5000) > 0).astype(float)
+    fitted = fit_temperature(logits, labels)
+
+    def loss(temperature: float) -> float:
+        return float(np.logaddexp(0, np.where(labels > 0.5, -logits, logits) / temperature).mean())
+
+    best = min(loss(temperature) for temperature in np.geomspace(0.1, 10, 400))
+    assert loss(fitted) == pytest.approx(best, abs=1e-5)
+
+
+def test_separable_reviews_do_not_make_the_model_certain() -> None:
+    labels = np.repeat([0.0, 1.0], 20)
+    logits = np.where(labels > 0.5, 2.0, -2.0)
+    probability = 1 / (1 + np.exp(-logits / fit_temperature(logits, labels)))
+    assert probability.max() == pytest.approx(21 / 22, abs=1e-4)  # as sure as 20 of 20 allows (Laplace)
+
+
+def test_a_model_that_is_wrong_throughout_is_told_to_be_unsure() -> None:
+    labels = np.repeat([0.0, 1.0], 20)
+    assert fit_temperature(np.where(labels > 0.5, -2.0, 2.0), labels) > 50
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3), np.ones(3), np.zeros(0)])
+def test_one_class_cannot_calibrate(labels: np.ndarray) -> None:
+    with pytest.raises(QualityError, match="both classes"):
+        fit_temperature(np.zeros(len(labels)), labels)

@@ -1,0 +1,173 @@
+"""Metrics and their intervals, against scikit-learn and against arithmetic."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from sentiment_model import metrics
+from sentiment_model.metrics import (
+    METRICS,
+    Floats,
+    Interval,
+    WeightedMetrics,
+    calibration_error,
+    intervals,
+    mean_interval,
+    reliability,
+    resamples,
+)
+
+
+def predictions(rows: int, seed: int = 0, digits: int = 12) -> tuple[Floats, Floats]:
+    """Labels, and probabilities that know something of them; few digits make ties."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(2, size=rows).astype(float)
+    logits = generator.normal(size=rows) + 1.5 * (2 * labels - 1)
+    return labels, np.round(1 / (1 + np.exp(-logits)), digits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(4, 60), seed=st.integers(0, 10_000), digits=st.sampled_from([1, 2, 12]), weigh=st.booleans())
+def test_metrics_equal_those_of_scikit_learn_under_any_weights(rows: int, seed: int, digits: int, weigh: bool) -> None:
+    labels, probabilities = predictions(rows, seed, digits)
+    labels[:2] = 0, 1
+    weights = np.random.default_rng(seed).integers(0, 4, size=rows).astype(float) if weigh else np.ones(rows)
+    weights[:2] = 1
+    found = WeightedMetrics(labels, probabilities, 5)(weights[None])
+    predicted = probabilities >= 0.5
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted, sample_weight=weights),
+        "f1": sk.f1_score(labels, predicted, sample_weight=weights, zero_division=0),
+        "roc_auc": sk.roc_auc_score(labels, probabilities, sample_weight=weights),
+        "average_precision": sk.average_precision_score(labels, probabilities, sample_weight=weights),
+        "brier": sk.brier_score_loss(labels, probabilities, sample_weight=weights),
+        "log_loss": sk.log_loss(labels, np.clip(probabilities, 1e-15, 1 - 1e-15), sample_weight=weights),
+    }
+    assert {name: found[name][0] for name in expected} == pytest.approx(expected)
+
+
+def test_many_weightings_are_weighed_each_on_its_own() -> None:
+    labels, probabilities = predictions(50)
+    weighed = WeightedMetrics(labels, probabilities, 5)
+    weights = np.random.default_rng(1).integers(0, 3, size=(4, 50)).astype(float)
+    together = weighed(weights)
+    for i in range(4):
+        alone = weighed(weights[i : i + 1])
+        assert {name: together[name][i] for name in METRICS} == pytest.approx({n: alone[n][0] for n in METRICS})
+
+
+def test_calibration_error_by_hand() -> None:
+    labels = np.array([0.0, 0, 1, 1, 1, 0])
+    probabilities = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    bins = reliability(labels, probabilities, 2)
+    assert [found.rows for found in bins] == [3, 3]
+    assert [found.mean_probability for found in bins] == pytest.approx([0.2, 0.8])
+    assert [found.positive_share for found in bins] == pytest.approx([1 / 3, 2 / 3])
+    assert calibration_error(bins) == pytest.approx(2 / 15)
+    assert WeightedMetrics(labels, probabilities, 2)(np.ones((1, 6)))["calibration_error"][0] == pytest.approx(2 / 15)
+
+
+@pytest.mark.parametrize("digits", [1, 12])
+def test_bins_and_metric_agree_on_the_calibration_error(digits: int) -> None:
+    labels, probabilities = predictions(101, digits=digits)
+    found = WeightedMetrics(labels, probabilities, 7)(np.ones((1, 101)))["calibration_error"][0]
+    assert calibration_error(reliability(labels, probabilities, 7)) == pytest.approx(found)
+
+
+def test_a_constant_answer_is_calibrated_whatever_the_order_of_the_rows() -> None:
+    labels = np.repeat([0.0, 1.0], 50)
+    probabilities = np.full(100, 0.5)
+    assert [found.rows for found in reliability(labels, probabilities, 10)] == [100]
+    assert WeightedMetrics(labels, probabilities, 10)(np.ones((1, 100)))["calibration_error"][0] == pytest.approx(0)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    truth = {name: interval.value for name, interval in _intervals(*predictions(200_000, seed=99), samples=1).items()}
+    names = [name for name in METRICS if name != "calibration_error"]  # which is biased upwards in small samples
+    covered = dict.fromkeys(names, 0)
+    runs = 100
+    for seed in range(runs):
+        found = _intervals(*predictions(300, seed))
+        for name in names:
+            covered[name] += found[name].low <= truth[name] <= found[name].high
+    # 90 % intervals: the expected count is 90, its standard deviation 3.
+    assert all(80 <= count <= 99 for count in covered.values()), covered
+
+
+def test_every_interval_holds_its_estimate() -> None:
+    for seed in range(10):
+        for name, found in _intervals(*predictions(500, seed)).items():
+            assert 0 <= found.low <= found.value <= found.high, (name, found)
+
+
+def test_one_class_leaves_the_ranking_undefined_and_the_rest_defined() -> None:
+    probabilities = np.array([0.2, 0.6, 0.9])
+    negative = _intervals(np.zeros(3), probabilities)
+    undefined = {name for name, found in negative.items() if np.isnan([found.value, found.low, found.high]).all()}
+    assert undefined == {"roc_auc", "average_precision"}
+    assert negative["accuracy"].value == pytest.approx(1 / 3)
+    positive = _intervals(np.ones(3), probabilities)
+    assert np.isnan(positive["roc_auc"].value)
+    assert positive["average_precision"].value == 1
+
+
+def test_one_row_is_enough() -> None:
+    found = _intervals(np.ones(1), np.array([0.75]))
+    assert found["accuracy"] == Interval(value=1, low=1, high=1)
+    assert found["brier"].value == pytest.approx(1 / 16)
+
+
+def test_a_rare_class_that_some_resamples_miss_has_intervals() -> None:
+    labels = np.zeros(50)
+    labels[0] = 1
+    found = _intervals(labels, np.linspace(0.9, 0.1, 50))
+    assert found["roc_auc"].value == found["roc_auc"].high == 1
+
+
+def test_an_interval_without_a_value_survives_json() -> None:
+    nothing = Interval(value=np.nan, low=np.nan, high=np.nan)
+    assert nothing.model_dump_json() == '{"value":null,"low":null,"high":null}'
+    again = Interval.model_validate_json(nothing.model_dump_json())
+    assert np.isnan([again.value, again.low, again.high]).all()
+
+
+def test_intervals_are_the_same_in_every_run_and_for_every_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probabilities = predictions(90)
+    first = _intervals(labels, probabilities)
+    monkeypatch.setattr(metrics, "_CHUNK_CELLS", 700)
+    again = _intervals(labels, probabilities)
+    for name in METRICS:
+        assert again[name].model_dump() == pytest.approx(first[name].model_dump())
+
+
+def test_the_mean_has_the_interval_of_the_normal_approximation() -> None:
+    values = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=5000)
+    found = mean_interval(values, samples=1000, confidence=0.95)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.value == pytest.approx(values.mean())
+    assert [found.low, found.high] == pytest.approx([values.mean() - half, values.mean() + half], abs=half / 5)
+
+
+def test_every_resample_draws_as_many_rows_as_there_are() -> None:
+    chunks = list(resamples(7, 25))
+    assert sum(len(chunk) for chunk in chunks) == 25
+    assert all((chunk.sum(axis=1) == 7).all() for chunk in chunks)
+
+
+def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
+    labels, probabilities = predictions(200_000)
+    peaks = []
+    for samples in (5, 25):
+        tracemalloc.start()
+        _intervals(labels, probabilities, samples=samples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def _intervals(labels: Floats, probabilities: Floats, samples: int = 200) -> dict[str, Interval]:
+    return intervals(labels, probabilities, bins=5, samples=samples, confidence=0.9)
