@@ -16,11 +16,11 @@ from flows._cli import run_cli
 from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import TrainingRun
 from sentiment_model.evaluation import ChampionModel
+from sentiment_model.nested import flatten
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker
 from sentiment_model.training_job import TRAIN, training_identity
-from tasks._stage import flatten
 from tasks.baseline import baseline
 from tasks.clean import clean
 from tasks.evaluate import evaluate

@@ -1,17 +1,28 @@
 """Evaluation on held-out reviews: against the truth, a linear baseline and the current champion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel
+from scipy.special import expit
+from sklearn.metrics import roc_curve
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from sentiment_model.config import EvaluateConfig
 from sentiment_model.errors import ConfigurationError
-from sentiment_model.metrics import Floats, Interval, ReliabilityBin, intervals, mean_interval, reliability
+from sentiment_model.lineage import StageRecord
+from sentiment_model.metrics import (
+    Floats,
+    Interval,
+    ReliabilityBin,
+    calibration_error,
+    intervals,
+    mean_interval,
+    reliability,
+)
 from sentiment_model.slices import slice_names
 from sentiment_model.training import EpochMetrics
 
@@ -87,7 +98,7 @@ class Evaluation(BaseModel):
     reliability_after: list[ReliabilityBin]
     roc_curve: list[tuple[float, float]]
     history: list[EpochMetrics]
-    trained_on: dict[str, str]
+    lineage: list[StageRecord]
     confidence: float
 
 
@@ -98,7 +109,7 @@ def evaluate_model(
     *,
     temperature: float,
     history: Sequence[EpochMetrics],
-    trained_on: Mapping[str, str],
+    lineage: Sequence[StageRecord],
     champion_version: str | None = None,
 ) -> Evaluation:
     """Evaluate predictions.
@@ -110,7 +121,7 @@ def evaluate_model(
         config: what to report.
         temperature: the divisor that turned logits into probabilities.
         history: how training went.
-        trained_on: fingerprints of the datasets behind the model.
+        lineage: the stages behind the model.
         champion_version: the champion's version, if there is one.
 
     Raises:
@@ -124,7 +135,7 @@ def evaluate_model(
         )
     separate = [source for source in config.separate_sources if source in test["source"]]
     labels, logits = _floats(headline, "label"), _floats(headline, "logit")
-    uncalibrated = 1 / (1 + np.exp(-logits))
+    before = reliability(labels, expit(logits), config.calibration_bins)
     return Evaluation(
         test=_scores(headline, "probability", config),
         validation=_scores(validation, "probability", config),
@@ -137,12 +148,12 @@ def evaluate_model(
         slices=_slices(headline, test.filter(pl.col("source").is_in(separate)), config),
         mistakes=_mistakes(headline, config.mistakes),
         temperature=temperature,
-        calibration_error_before=_calibration_error(labels, uncalibrated, config.calibration_bins),
-        reliability_before=reliability(labels, uncalibrated, config.calibration_bins),
+        calibration_error_before=calibration_error(before),
+        reliability_before=before,
         reliability_after=reliability(labels, _floats(headline, "probability"), config.calibration_bins),
         roc_curve=_roc_curve(labels, logits),
         history=list(history),
-        trained_on=dict(trained_on),
+        lineage=list(lineage),
         confidence=config.confidence,
     )
 
@@ -204,8 +215,10 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
                 baseline=_correct("baseline").mean(),
                 champion=_correct("champion").mean() if has_champion else pl.lit(None, pl.Float64),
             )
-            .sort("rows", "name", descending=[True, False])
+            .sort("name")
         )
+        if kind == "source":
+            table = table.sort("rows", descending=True, maintain_order=True)
         for row in table.iter_rows(named=True):
             low, high = proportion_confint(row["right"], row["rows"], alpha=1 - config.confidence, method="wilson")
             slices.append(
@@ -231,21 +244,16 @@ def _mistakes(headline: pl.DataFrame, count: int) -> list[Mistake]:
             source=row["source"],
             label=row["label"],
             probability=row["probability"],
-            text=row["text"][:_MISTAKE_CHARACTERS],
+            text=row["text"][:_MISTAKE_CHARACTERS] + ("…" if len(row["text"]) > _MISTAKE_CHARACTERS else ""),
         )
         for row in wrong.head(count).iter_rows(named=True)
     ]
 
 
-def _calibration_error(labels: Floats, probabilities: Floats, bins: int) -> float:
-    found = reliability(labels, probabilities, bins)
-    return sum(b.rows * abs(b.mean_probability - b.positive_share) for b in found) / len(labels)
-
-
 def _roc_curve(labels: Floats, logits: Floats, points: int = 200) -> list[tuple[float, float]]:
-    """Return (false-positive rate, true-positive rate), thinned to be drawn."""
-    ordered = labels[np.argsort(-logits, kind="stable")]
-    true = np.r_[0.0, np.cumsum(ordered) / max(1.0, ordered.sum())]
-    false = np.r_[0.0, np.cumsum(1 - ordered) / max(1.0, (1 - ordered).sum())]
+    """Return (false-positive rate, true-positive rate), thinned to be drawn; nothing where there is only one class."""
+    if len(np.unique(labels)) < 2:
+        return []
+    false, true, _ = roc_curve(labels, logits)
     kept = np.unique(np.linspace(0, len(true) - 1, min(points, len(true))).astype(int))
     return [(float(x), float(y)) for x, y in zip(false[kept], true[kept], strict=True)]

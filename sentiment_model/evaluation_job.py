@@ -1,6 +1,7 @@
 """The evaluate stage: a model folder in; evaluation, gate decision, report, figures and predictions out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel, Evaluation, evaluate_model
 from sentiment_model.figures import figures
 from sentiment_model.gate import GateDecision, decide
+from sentiment_model.lineage import StageRecord
 from sentiment_model.report import report_html
 from sentiment_model.store import Dataset, DatasetWriter, Stage
 from sentiment_model.training import EpochMetrics
@@ -25,6 +27,7 @@ _SCORING_ROWS = 20_000
 def write_evaluation(
     writer: DatasetWriter,
     model: Path,
+    lineage: Sequence[StageRecord],
     cleaned: pl.LazyFrame,
     baseline: pl.LazyFrame,
     champion: ChampionModel | None,
@@ -40,6 +43,7 @@ def write_evaluation(
     Args:
         writer: where to write.
         model: folder of the model.
+        lineage: the stages behind the model.
         cleaned: cleaned reviews.
         baseline: the baseline's probabilities by `text_hash`.
         champion: the champion, unless it is this very model or there is none.
@@ -67,7 +71,7 @@ def write_evaluation(
         config,
         temperature=predictor.description.temperature,
         history=[EpochMetrics(**metrics) for metrics in json.loads((model / HISTORY).read_text())],
-        trained_on=predictor.description.trained_on,
+        lineage=lineage,
         champion_version=champion.version if champion else None,
     )
     decision = decide(evaluation, gate)
@@ -82,7 +86,7 @@ def write_evaluation(
         writer.file("predictions.parquet", role="predictions")
     )
     metrics = {name: interval.value for name, interval in evaluation.test.metrics.items()}
-    return {"promote": decision.promote, "reason": decision.summary, "metrics": metrics}
+    return {"gate": "passed" if decision.promote else "failed", "reason": decision.summary, "metrics": metrics}
 
 
 def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:

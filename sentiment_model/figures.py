@@ -5,14 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from sentiment_model.evaluation import Evaluation
 from sentiment_model.metrics import ReliabilityBin
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart and which shows on light and on dark.
-_BLUE, _ORANGE, _GREEN = "#0072b2", "#e69f00", "#009e73"
+# After Okabe & Ito's palette, which colour-blind readers can tell apart; the blue is lighter, to show on dark too.
+_BLUE, _ORANGE, _GREEN = "#2a87c0", "#e69f00", "#009e73"
 _INK = "#123456"  # stands for the page's text colour until the SVG is written
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: small, searchable, and readable by a screen reader
@@ -46,35 +49,29 @@ def _draw(name: str, draw: Callable[[Axes], None]) -> str:
         figure = Figure(figsize=(4.6, 3.8), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return buffer.getvalue().replace(_INK, "currentColor")
 
 
 def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     scores = evaluation.test
     cells = [[scores.true_negatives, scores.false_positives], [scores.false_negatives, scores.true_positives]]
-    axes.imshow([[n / max(1, sum(row)) for n in row] for row in cells], cmap="Blues", vmin=0, vmax=1.4, alpha=0.8)
     for i, row in enumerate(cells):
         for j, count in enumerate(row):
-            axes.text(
-                j,
-                i,
-                f"{count:,}\n{count / max(1, sum(row)):.1%}",
-                ha="center",
-                va="center",
-                color=_INK,
-                fontsize=13,
-            )
+            share = count / max(1, sum(row))
+            # See-through, so that the page's text colour can be read on it, be the page light or dark.
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=_BLUE, alpha=0.05 + 0.45 * share))
+            axes.text(j, i, f"{count:,}\n{100 * share:.1f} %", ha="center", va="center", fontsize=13)
     axes.set(
+        xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal",
         xticks=[0, 1], yticks=[0, 1], xticklabels=["negative", "positive"], yticklabels=["negative", "positive"],
         xlabel="predicted", ylabel="true",
     )  # fmt: skip
 
 
 def _roc(axes: Axes, evaluation: Evaluation) -> None:
-    x, y = zip(*evaluation.roc_curve, strict=True)
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
-    axes.plot(x, y, color=_BLUE, linewidth=2)
+    axes.plot(*np.reshape(evaluation.roc_curve, (-1, 2)).T, color=_BLUE, linewidth=2)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
 
 
@@ -86,6 +83,7 @@ def _calibration(axes: Axes, evaluation: Evaluation) -> None:
     axes.plot(*points(evaluation.reliability_before), "s--", color=_ORANGE, markersize=5, label="before scaling")
     axes.plot(*points(evaluation.reliability_after), "o-", color=_BLUE, markersize=5, label="after scaling")
     axes.set(xlabel="predicted probability of positive", ylabel="share positive", aspect="equal")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.legend()
 
 
@@ -93,6 +91,7 @@ def _losses(axes: Axes, evaluation: Evaluation) -> None:
     epochs = [metrics.epoch + 1 for metrics in evaluation.history]
     axes.plot(epochs, [m.train_loss for m in evaluation.history], "s--", color=_GREEN, label="training")
     axes.plot(epochs, [m.validation_loss for m in evaluation.history], "o-", color=_BLUE, label="validation")
-    axes.set(xlabel="epoch", ylabel="log loss (nats)", xticks=epochs)
+    axes.set(xlabel="epoch", ylabel="log loss (nats)", xlim=(0.5, len(epochs) + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     axes.legend()

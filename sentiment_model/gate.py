@@ -7,6 +7,8 @@ from pydantic import BaseModel
 from sentiment_model.config import GateConfig
 from sentiment_model.evaluation import Evaluation
 
+_ROUNDING = 1e-9  # 0.85 - 0.90 is not quite -0.05
+
 
 class RuleResult(BaseModel):
     """One rule: passed if `value` is at least `threshold`; both are null where there is nothing to compare with."""
@@ -27,13 +29,17 @@ class GateDecision(BaseModel):
     @property
     def summary(self) -> str:
         """The verdict in a sentence."""
-        if self.promote:
-            return "Promoted: " + "; ".join(rule.reason for rule in self.rules) + "."
-        return "Not promoted: " + "; ".join(rule.reason for rule in self.rules if not rule.passed) + "."
+        reasons = (rule.reason for rule in self.rules if self.promote or not rule.passed)
+        return ("Promoted: " if self.promote else "Not promoted: ") + "; ".join(reasons) + "."
 
 
 def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
-    """Judge a model by its evaluation; every rule must pass."""
+    """Judge a model by its evaluation; every rule must pass.
+
+    Args:
+        evaluation: of the model, which compares it with the champion where there is another one.
+        config: the thresholds.
+    """
     rules = [
         _against_baseline(evaluation, config),
         _against_champion(evaluation, config),
@@ -43,7 +49,7 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
 
 
 def _at_least(name: str, value: float, threshold: float, reason: str) -> RuleResult:
-    passed = math.isfinite(value) and value >= threshold
+    passed = math.isfinite(value) and value >= threshold - _ROUNDING
     return RuleResult(name=name, passed=passed, value=value, threshold=threshold, reason=reason)
 
 
@@ -54,23 +60,23 @@ def _against_baseline(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         "baseline",
         model - baseline,
         config.baseline_margin,
-        f"accuracy {model:.2%} against {baseline:.2%} of the linear baseline "
-        f"({100 * (model - baseline):+.2f} points, at least {100 * config.baseline_margin:+.2f} wanted)",
+        f"accuracy {100 * model:.2f} % against {100 * baseline:.2f} % of the linear baseline "
+        f"({_points(model - baseline)}, at least {_points(config.baseline_margin)} wanted)",
     )
 
 
 def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     champion = evaluation.champion
     if champion is None:
-        return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="there is no other champion")
+        return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="no other model is champion")
     difference = champion.difference
     return _at_least(
         "champion",
         difference.value,
         -config.champion_margin,
-        f"accuracy differs from champion version {champion.version} by {100 * difference.value:+.2f} points "
+        f"accuracy {_points(difference.value)} from that of champion version {champion.version} "
         f"(interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f}, McNemar p = {champion.p_value:.2g}, "
-        f"at least {-100 * config.champion_margin:+.2f} wanted)",
+        f"at least {_points(-config.champion_margin)} wanted)",
     )
 
 
@@ -81,12 +87,18 @@ def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         if found.champion_accuracy is not None and found.rows >= config.min_slice_rows
     ]
     if not changes:
-        return RuleResult(name="slices", passed=True, value=None, threshold=None, reason="there is no slice to compare")
+        wanting = f"no slice has {config.min_slice_rows:,} reviews" if evaluation.champion else "no other champion"
+        reason = f"no slice to compare: {wanting}"
+        return RuleResult(name="slices", passed=True, value=None, threshold=None, reason=reason)
     change, name, rows = min(changes)
     return _at_least(
         "slices",
         change,
         -config.max_slice_drop,
-        f"the slice that changed for the worst is {name} ({rows} reviews, {100 * change:+.2f} points, "
-        f"at least {-100 * config.max_slice_drop:+.2f} wanted)",
+        f"of all slices, {name} ({rows:,} reviews) compares worst with the champion "
+        f"({_points(change)}, at least {_points(-config.max_slice_drop)} wanted)",
     )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * (difference + 0.0):+.2f} points"  # adding zero makes -0.0 zero

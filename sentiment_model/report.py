@@ -1,12 +1,19 @@
 """The evaluation as one self-contained HTML page, and as Markdown for the Prefect UI."""
 
+import html
+import math
+import re
+from collections.abc import Iterator
 from importlib.resources import files
+from itertools import groupby
+from typing import Any
 
 import jinja2
 
 from sentiment_model.evaluation import Evaluation, Scores
 from sentiment_model.gate import GateDecision
 from sentiment_model.metrics import Interval
+from sentiment_model.nested import flatten
 
 METRIC_NAMES = {
     "accuracy": "Accuracy",
@@ -17,6 +24,9 @@ METRIC_NAMES = {
     "log_loss": "Log loss (nats)",
     "calibration_error": "Calibration error",
 }
+_UNDEFINED = "–"
+_MARKDOWN_MISTAKES = 5
+_MARKDOWN_CHARACTERS = 400
 _FIGURE_TITLES = {
     "confusion_matrix": (
         "Confusion matrix",
@@ -31,9 +41,9 @@ _FIGURE_TITLES = {
 }
 
 
-def percent(value: float) -> str:
+def percent(value: float | None) -> str:
     """Return a share as a percentage with one decimal."""
-    return f"{100 * value:.1f} %"
+    return _UNDEFINED if value is None else f"{100 * value:.1f} %"
 
 
 def points(value: float) -> str:
@@ -41,11 +51,25 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def interval(found: Interval, name: str) -> str:
-    """Return a metric with its interval; accuracies as percentages, other metrics as numbers."""
+def estimate(found: Interval, name: str) -> str:
+    """Return a metric's value; accuracies as percentages, other metrics as numbers."""
+    if not math.isfinite(found.value):
+        return _UNDEFINED
+    return percent(found.value) if name == "accuracy" else f"{found.value:.3f}"
+
+
+def bounds(found: Interval, name: str) -> str:
+    """Return a metric's interval, empty where it has none."""
+    if not math.isfinite(found.value):
+        return ""
     if name == "accuracy":
-        return f"{percent(found.value)} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+        return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return f"{found.low:.3f} to {found.high:.3f}"
+
+
+def interval(found: Interval, name: str) -> str:
+    """Return a metric's value with its interval in brackets."""
+    return f"{estimate(found, name)} ({bounds(found, name)})" if math.isfinite(found.value) else _UNDEFINED
 
 
 def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[str, str]) -> str:
@@ -57,7 +81,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
         figures: SVG documents by name, as :func:`sentiment_model.figures.figures` draws them.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "interval": interval}
+    environment.filters |= {"percent": percent, "points": points, "estimate": estimate, "bounds": bounds}
     template = environment.from_string(
         (files("sentiment_model") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     )
@@ -72,41 +96,119 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
         columns=_columns(evaluation),
         metric_names=METRIC_NAMES,
         figures=drawn,
+        slices={kind: list(group) for kind, group in groupby(evaluation.slices, key=lambda found: found.kind)},
+        stages=[
+            {
+                "name": record.name,
+                "fingerprint": record.fingerprint,
+                "parameters": _settings(record.parameters),
+                "counts": _settings(record.counts),
+            }
+            for record in reversed(evaluation.lineage)
+        ],
     )
 
 
 def report_markdown(evaluation: Evaluation, decision: GateDecision) -> str:
-    """Return the same facts as Markdown."""
+    """Return the same facts as Markdown, with fewer mistakes and without the figures."""
+    return "\n".join(
+        [
+            *_verdict(evaluation, decision),
+            *_metric_table(evaluation),
+            *_slice_table(evaluation),
+            *_mistake_list(evaluation),
+            *_lineage_table(evaluation),
+            "",
+        ]
+    )
+
+
+def _verdict(evaluation: Evaluation, decision: GateDecision) -> Iterator[str]:
+    accuracy = evaluation.test.metrics["accuracy"]
+    yield f"# {'Passes' if decision.promote else 'Does not pass'} the gate"
+    yield ""
+    yield f"Accuracy {percent(accuracy.value)} on {evaluation.test.rows:,} held-out reviews."
+    yield ""
+    for rule in decision.rules:
+        yield f"- {'✔' if rule.passed else '✘'} {_cell(rule.reason)}"
+
+
+def _metric_table(evaluation: Evaluation) -> Iterator[str]:
     columns = _columns(evaluation)
-    lines = [
-        f"# {'Promoted' if decision.promote else 'Not promoted'}",
-        "",
-        *(f"- {'✔' if rule.passed else '✘'} {rule.reason}" for rule in decision.rules),
-        "",
-        f"## Metrics, with {100 * evaluation.confidence:g} % intervals",
-        "",
-        "| | " + " | ".join(f"{name} ({scores.rows:,})" for name, scores in columns.items()) + " |",
-        "| --- |" + " ---: |" * len(columns),
-    ]
+    yield f"\n## Metrics, with {100 * evaluation.confidence:g} % intervals\n"
+    yield "| | " + " | ".join(f"{_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
+    yield "| --- |" + " ---: |" * len(columns)
     for key, name in METRIC_NAMES.items():
         cells = (interval(scores.metrics[key], key) for scores in columns.values())
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Calibration error before temperature scaling: {evaluation.calibration_error_before:.3f}.",
-        "",
-        "## Slices",
-        "",
-        "| slice | reviews | accuracy | baseline | champion |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ""
+    yield (
+        f"Temperature scaling ({evaluation.temperature:.2f}) took the calibration error on the test reviews from "
+        f"{evaluation.calibration_error_before:.3f} to {evaluation.test.metrics['calibration_error'].value:.3f}."
+    )
+
+
+def _slice_table(evaluation: Evaluation) -> Iterator[str]:
+    champion = evaluation.champion is not None
+    yield "\n## Slices\n"
+    yield "| slice | reviews | accuracy | baseline |" + (" champion |" if champion else "")
+    yield "| --- | ---: | ---: | ---: |" + (" ---: |" if champion else "")
     for found in evaluation.slices:
-        champion = "–" if found.champion_accuracy is None else percent(found.champion_accuracy)
-        lines.append(
-            f"| {found.kind}: {found.name} | {found.rows:,} | {interval(found.accuracy, 'accuracy')} "
-            f"| {percent(found.baseline_accuracy)} | {champion} |"
-        )
-    return "\n".join(lines) + "\n"
+        cells = [
+            _cell(f"{found.kind}: {found.name}"),
+            f"{found.rows:,}",
+            interval(found.accuracy, "accuracy"),
+            percent(found.baseline_accuracy),
+            *([percent(found.champion_accuracy)] if champion else []),
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _mistake_list(evaluation: Evaluation) -> Iterator[str]:
+    yield "\n## Most confident mistakes\n"
+    for mistake in evaluation.mistakes[:_MARKDOWN_MISTAKES]:
+        text = mistake.text[:_MARKDOWN_CHARACTERS] + ("…" if len(mistake.text) > _MARKDOWN_CHARACTERS else "")
+        label = "positive" if mistake.label else "negative"
+        yield f"- {label}, but {percent(mistake.probability)} positive to the model: {_cell(text)}"
+    if not evaluation.mistakes:
+        yield "None."
+
+
+def _lineage_table(evaluation: Evaluation) -> Iterator[str]:
+    yield "\n## How it was made\n"
+    yield "| dataset | fingerprint | settings |"
+    yield "| --- | --- | --- |"
+    for record in reversed(evaluation.lineage):
+        settings = ", ".join(f"{name} = {value}" for name, value in _settings(record.parameters).items())
+        yield f"| {_cell(record.name)} | {_cell(record.fingerprint)} | {_cell(settings)} |"
+
+
+def _cell(text: str) -> str:
+    """Return text that Markdown shows as it is, and that does not end a table's cell."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _settings(values: dict[str, Any]) -> dict[str, str]:
+    """Return parameters or counts as text, without those that are not set."""
+    return {
+        name: _text(value)
+        for name, value in flatten(values).items()
+        if value is not None and value != [] and value != ""
+    }
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def _columns(evaluation: Evaluation) -> dict[str, Scores]:

@@ -9,6 +9,8 @@ _NEGATION = r"(?i)\b(?:not|no|never|neither|nor|nothing|nobody|nowhere|none|cann
 def slice_names(n_tokens: pl.Expr, n_unknown: pl.Expr, text: pl.Expr) -> dict[str, pl.Expr]:
     """Return, by kind of slice, an expression that names each review's slice.
 
+    All but the source are of an enumeration whose order is that of reading.
+
     Args:
         n_tokens: tokens of the review, before truncation.
         n_unknown: how many of them are not in the vocabulary.
@@ -17,19 +19,19 @@ def slice_names(n_tokens: pl.Expr, n_unknown: pl.Expr, text: pl.Expr) -> dict[st
     unknown_share = n_unknown / pl.max_horizontal(n_tokens, 1)
     return {
         "source": pl.col("source"),
-        "length": pl.when(n_tokens < 50)
-        .then(pl.lit("under 50 tokens"))
-        .when(n_tokens < 200)
-        .then(pl.lit("50 to 199 tokens"))
-        .when(n_tokens < 400)
-        .then(pl.lit("200 to 399 tokens"))
-        .otherwise(pl.lit("400 tokens and more")),
-        "unknown tokens": pl.when(unknown_share == 0)
-        .then(pl.lit("none"))
-        .when(unknown_share < 0.02)
-        .then(pl.lit("under 2 %"))
-        .when(unknown_share < 0.05)
-        .then(pl.lit("2 to 5 %"))
-        .otherwise(pl.lit("5 % and more")),
-        "negation": pl.when(text.str.contains(_NEGATION)).then(pl.lit("with")).otherwise(pl.lit("without")),
+        "length": _first(
+            {"under 50 tokens": n_tokens < 50, "50 to 199 tokens": n_tokens < 200, "200 to 399 tokens": n_tokens < 400},
+            otherwise="400 tokens and more",
+        ),
+        "unknown tokens": _first(
+            {"none": unknown_share == 0, "under 2 %": unknown_share < 0.02, "2 to 5 %": unknown_share < 0.05},
+            otherwise="5 % and more",
+        ),
+        "negation": _first({"with": text.str.contains(_NEGATION)}, otherwise="without"),
     }
+
+
+def _first(conditions: dict[str, pl.Expr], otherwise: str) -> pl.Expr:
+    """Return the name of the first condition that holds."""
+    names = pl.coalesce(*(pl.when(condition).then(pl.lit(name)) for name, condition in conditions.items()))
+    return names.fill_null(otherwise).cast(pl.Enum([*conditions, otherwise]))

@@ -10,13 +10,15 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.tasks import Task, exponential_backoff
 
-from sentiment_model.errors import SentimentError
+from sentiment_model.errors import SentimentError, TrackingError
+from sentiment_model.nested import flatten
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
 
 
 def retry_can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Return whether a failed task is worth another try: not where the input or the configuration is wrong."""
-    return not isinstance(state.result(raise_on_failure=False), SentimentError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TrackingError) or not isinstance(error, SentimentError)
 
 
 def _dataset_name(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -79,14 +81,3 @@ def run_stage(
         timeout_seconds=timeout_seconds,
         refresh_cache=missing,
     )(store_url, stage, fingerprint, inputs, parameters, write)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -8,6 +8,7 @@ from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel
 from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.lineage import lineage
 from sentiment_model.report import report_markdown
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, DatasetWriter, open_dataset
@@ -47,6 +48,7 @@ def evaluate(
             return write_evaluation(
                 writer,
                 folder,
+                lineage(open_dataset(model)),
                 open_dataset(cleaned).scan(),
                 open_dataset(baseline).scan(),
                 rival,

