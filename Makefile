@@ -2,10 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
-# Nothing that runs here reports to anybody.
-export DO_NOT_TRACK = 1
-export PREFECT_SERVER_ANALYTICS_ENABLED = false
-export MLFLOW_DISABLE_TELEMETRY = true
 
 .PHONY: run test test-slow lint format lock clean
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import ModelError
+from sentiment_model.inference import predict_logits
 from sentiment_model.network import SentimentNetwork
 from sentiment_model.normalise import normalise
 from sentiment_model.store import sha256_of
 from sentiment_model.tokenize import encode
-from sentiment_model.training import predict_logits
 from sentiment_model.vocabulary import Vocabulary
 
 WEIGHTS, VOCABULARY, DESCRIPTION = "weights.safetensors", "vocabulary.parquet", "model.json"

@@ -199,9 +199,15 @@ class TrainingRun(Config):
 class ScoringRun(Config):
     """One run of the batch-scoring flow."""
 
-    files: ReviewFiles = Field(description="Reviews to score.")
+    files: ReviewFiles = Field(default_factory=ReviewFiles, description="Reviews to score; `path` is required.")
     model_uri: str = Field(
         "models:/sentiment@champion", description="MLflow URI of the model: models:/NAME@ALIAS or models:/NAME/VERSION."
     )
     threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
     batch_rows: int = Field(8_192, ge=1, le=1_000_000, description="Rows read, scored and written at a time.")
+
+    @model_validator(mode="after")
+    def _has_files(self) -> "ScoringRun":
+        if self.files.path is None:
+            raise ValueError("name the reviews to score with files.path")
+        return self

@@ -57,7 +57,6 @@ _INFERENCE_PACKAGES = (
     "pyarrow",
     "pydantic",
     "safetensors",
-    "scipy",
     "torch",
 )
 _SIGNATURE = ModelSignature(

