@@ -49,7 +49,7 @@ def write_cleaned(
     with both labels is removed. A text that the test has from its own sources is kept there and dropped elsewhere.
 
     The reviews are read twice: for the hashes, which decide what becomes of each row, and to be written. Memory
-    grows with the number of distinct texts (about MEMORY bytes each), not with their length.
+    grows by about 100 bytes with each distinct text, whatever its length.
 
     Args:
         writer: where to write.

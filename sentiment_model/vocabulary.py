@@ -67,7 +67,7 @@ class Vocabulary:
         try:
             table = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise ModelError(f"{path} is not a vocabulary: it is no Parquet file; register or tokenize again") from error
+            raise ModelError(f"cannot read the vocabulary {path}; register or tokenize again") from error
         if fault := _fault(table):
             raise ModelError(f"{path} is not a vocabulary: {fault}; register or tokenize again")
         return cls(table)
