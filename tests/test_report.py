@@ -1,0 +1,196 @@
+"""The report: one page that fetches nothing, and the same facts in Markdown."""
+
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from test_evaluation import evaluate, held_out
+
+from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.evaluation import Evaluation
+from sentiment_model.figures import figures
+from sentiment_model.gate import decide
+from sentiment_model.lineage import StageRecord
+from sentiment_model.report import METRIC_NAMES, report_html, report_markdown
+from sentiment_model.training import EpochMetrics
+
+HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> | a *pipe* ![](http://evil.example/y.png)"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, its text and whether every element is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+def example(*, hostile: bool = False, **options: str) -> Evaluation:
+    history = [EpochMetrics(i, 0.6 - i / 10, 0.5 - i / 20, 0.8, 0.001, 2.0, 1000.0) for i in range(3)]
+    test = held_out(champion=held_out(seed=5)["probability"]) if options else held_out()
+    found = evaluate(test, EvaluateConfig(bootstrap_samples=100, mistakes=8), **options)
+    if hostile:
+        mistakes = [found.mistakes[0].model_copy(update={"text": HOSTILE, "review_id": HOSTILE})]
+        slices = [part.model_copy(update={"name": HOSTILE}) for part in found.slices]
+        found = found.model_copy(
+            update={"mistakes": mistakes, "slices": slices, "separate": {HOSTILE: found.separate["rotten_tomatoes"]}}
+        )
+    records = [
+        StageRecord(name="clean", fingerprint="c" * 20, parameters={"salt": "v1"}, counts={"splits": {"test": 2512}}),
+        StageRecord(
+            name="train",
+            fingerprint="f" * 20,
+            parameters={"model": {"cell": "lstm", "bidirectional": True, "pooling": ["max", "mean"], "unset": None}},
+            counts={"best": {"tokens_per_second": 71146.18}},
+        ),
+    ]
+    return found.model_copy(update={"history": history, "lineage": records})
+
+
+def html(evaluation: Evaluation) -> str:
+    return report_html(evaluation, decide(evaluation, GateConfig()), figures(evaluation))
+
+
+def test_the_page_fetches_nothing_and_runs_nothing() -> None:
+    page = html(example(hostile=True))
+    parsed = Page(page)
+    tags = {tag for tag, _ in parsed.elements}
+    assert not tags & {"script", "img", "link", "iframe", "object", "embed", "base", "form", "audio", "video"}
+    for tag, attributes in parsed.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                assert (value or "").startswith("#"), (tag, name, value)
+            elif not name.startswith("xmlns"):
+                assert "//" not in (value or ""), (tag, name, value)
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)", page))
+    assert "@import" not in page
+    policy = next(a["content"] for t, a in parsed.elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_text_of_reviews_and_sources_is_shown_as_text() -> None:
+    assert Page(html(example(hostile=True))).text.count(HOSTILE) >= 4  # review, its id, slices, metrics' column
+    markdown = report_markdown(example(hostile=True), decide(example(), GateConfig()))
+    assert "<script" not in markdown
+    assert "<img" not in markdown
+    assert "![](" not in markdown
+
+
+def test_the_verdict_comes_first_and_the_configuration_last() -> None:
+    parsed = Page(html(example()))
+    assert re.fullmatch(r"\d\d\.\d % of 320 held-out reviews labelled rightly", parsed.headings[0])
+    assert parsed.headings[1:] == ["Metrics", "Figures", "Slices", "Most confident mistakes", "How it was made"]
+    assert parsed.text.index("the gate") < parsed.text.index("with intervals")
+    after = parsed.text[parsed.text.index("How it was made") :]
+    assert after.index("train") < after.index("clean")
+    for fact in (
+        "f" * 20,
+        "model.cell",
+        "lstm",
+        "model.bidirectional",
+        "yes",
+        "max, mean",
+        "splits.test",
+        "2,512",
+        "71,146",
+    ):
+        assert fact in after
+    assert "unset" not in after
+
+
+def test_the_page_and_the_markdown_hold_every_metric_and_slice() -> None:
+    evaluation = example(champion_version="7")
+    decision = decide(evaluation, GateConfig())
+    markdown = report_markdown(evaluation, decision).replace("\\", "")  # which escapes the underscore
+    text = Page(html(evaluation)).text
+    for shown in (text, markdown):
+        assert all(name in shown for name in METRIC_NAMES.values())
+        assert all(part.name in shown for part in evaluation.slices)
+        assert f"{100 * evaluation.test.metrics['accuracy'].value:.1f} %" in shown
+        assert f"{evaluation.baseline_test.metrics['brier'].value:.3f}" in shown
+    assert all(rule.reason in text for rule in decision.rules)
+    assert "champion version 7" in text
+    assert len(evaluation.mistakes) == sum(tag == "blockquote" for tag, _ in Page(html(evaluation)).elements) == 8
+
+
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head() -> None:
+    for evaluation in (example(hostile=True), example(champion_version="7")):
+        lines = report_markdown(evaluation, decide(evaluation, GateConfig())).splitlines()
+        tables = _tables(lines)
+        assert len(tables) == 3
+        for table in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
+
+
+def _tables(lines: list[str]) -> list[list[str]]:
+    tables: list[list[str]] = []
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            if not before.startswith("|"):
+                tables.append([])
+            tables[-1].append(line)
+    return tables
+
+
+def test_wide_tables_scroll_by_themselves_and_both_colour_schemes_are_known() -> None:
+    page = html(example())
+    assert page.count('<div class="scroll"') == page.count("<table>") == 2
+    assert 'name="viewport" content="width=device-width' in page
+    assert "color-scheme: light dark" in page
+    assert "@media (prefers-color-scheme: dark)" in page
+
+
+def test_figures_take_their_colour_from_the_page_and_share_no_ids() -> None:
+    drawn = figures(example())
+    assert set(drawn) == {"confusion_matrix", "roc_curve", "calibration", "loss_curve"}
+    for svg in drawn.values():
+        assert "currentColor" in svg
+        assert "#000000" not in svg
+        assert "<image" not in svg
+    # Clip paths and markers are referred to by id; matplotlib's groups (figure_1, ...) are not.
+    used = [set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)) for svg in drawn.values()]
+    assert sum(map(len, used)) == len(set().union(*used)) > 0
+    assert figures(example()) == drawn
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_test_of_one_class_is_reported_without_what_is_undefined(label: int) -> None:
+    evaluation = example()
+    one_class = evaluate(held_out(label=pl.lit(label, pl.Int8))).model_copy(update={"history": evaluation.history})
+    text = Page(html(one_class)).text
+    assert "nan" not in text
+    assert "ROC AUC–" in text.replace("\n", "")
+    assert "nan" not in report_markdown(one_class, decide(one_class, GateConfig()))
+
+
+def test_without_mistakes_or_champion_the_page_says_less() -> None:
+    evaluation = example().model_copy(update={"mistakes": []})
+    text = Page(html(evaluation)).text
+    assert "None." in text
+    assert "McNemar" not in text
