@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import groupby
@@ -12,6 +13,7 @@ import jinja2
 
 from sentiment_model.evaluation import Evaluation, Scores
 from sentiment_model.gate import GateDecision
+from sentiment_model.lineage import training_command
 from sentiment_model.metrics import Interval
 from sentiment_model.nested import flatten
 
@@ -81,13 +83,19 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
         figures: SVG documents by name, as :func:`sentiment_model.figures.figures` draws them.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "estimate": estimate, "bounds": bounds}
+    environment.filters |= {"percent": percent, "estimate": estimate, "bounds": bounds}
     template = environment.from_string(
         (files("sentiment_model") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     )
     # Without their XML and DOCTYPE lines, the figures stand in the page itself and inherit its colours.
+    facts = _figure_facts(evaluation)
     drawn = [
-        {"title": title, "description": description, "svg": figures[name][figures[name].index("<svg") :]}
+        {
+            "title": title,
+            "description": description,
+            "facts": facts[name],
+            "svg": figures[name][figures[name].index("<svg") :],
+        }
         for name, (title, description) in _FIGURE_TITLES.items()
     ]
     return template.render(
@@ -95,6 +103,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
         decision=decision,
         columns=_columns(evaluation),
         metric_names=METRIC_NAMES,
+        notes=list(_notes(evaluation)),
         figures=drawn,
         slices={kind: list(group) for kind, group in groupby(evaluation.slices, key=lambda found: found.kind)},
         stages=[
@@ -106,6 +115,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
             }
             for record in reversed(evaluation.lineage)
         ],
+        command=training_command(evaluation.lineage),
     )
 
 
@@ -141,11 +151,10 @@ def _metric_table(evaluation: Evaluation) -> Iterator[str]:
     for key, name in METRIC_NAMES.items():
         cells = (interval(scores.metrics[key], key) for scores in columns.values())
         yield f"| {name} | " + " | ".join(cells) + " |"
+    for note in _notes(evaluation):
+        yield f"\n{_cell(note)}"
     yield ""
-    yield (
-        f"Temperature scaling ({evaluation.temperature:.2f}) took the calibration error on the test reviews from "
-        f"{evaluation.calibration_error_before:.3f} to {evaluation.test.metrics['calibration_error'].value:.3f}."
-    )
+    yield from (f"- {_FIGURE_TITLES[name][0]}: {facts}." for name, facts in _figure_facts(evaluation).items())
 
 
 def _slice_table(evaluation: Evaluation) -> Iterator[str]:
@@ -181,6 +190,52 @@ def _lineage_table(evaluation: Evaluation) -> Iterator[str]:
     for record in reversed(evaluation.lineage):
         settings = ", ".join(f"{name} = {value}" for name, value in _settings(record.parameters).items())
         yield f"| {_cell(record.name)} | {_cell(record.fingerprint)} | {_cell(settings)} |"
+    if command := training_command(evaluation.lineage):
+        yield "\nAt the git commit that the registered version names, this makes the same model:\n"
+        yield textwrap.indent(command, "    ")
+
+
+def _notes(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what the metrics do not say by themselves, a paragraph each."""
+    yield (
+        "Probabilities are calibrated by temperature scaling fitted on the validation reviews (temperature "
+        f"{evaluation.temperature:.2f}). These also chose the epoch, so judge by the test."
+    )
+    counts = {record.name: record.counts for record in evaluation.lineage}
+    if (learned := counts.get("baseline")) and (cleaned := counts.get("clean")):
+        yield (
+            f"The baseline, TF-IDF with logistic regression, learned from {learned['trained_on']:,} of the "
+            f"{sum(cleaned['splits']['train'].values()):,} training reviews."
+        )
+    if champion := evaluation.champion:
+        yield (
+            f"Against champion version {champion.version}: {champion.only_model_right:,} reviews only this model gets "
+            f"right, {champion.only_champion_right:,} only the champion; difference "
+            f"{points(champion.difference.value)} points ({points(champion.difference.low)} to "
+            f"{points(champion.difference.high)}), McNemar's exact test p = {champion.p_value:.2g}."
+        )
+
+
+def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Return what each figure shows in words: for who cannot see it, and for Markdown, which has no figures."""
+    test = evaluation.test
+    best = min(evaluation.history, key=lambda epoch: epoch.validation_loss, default=None)
+    return {
+        "confusion_matrix": (
+            f"{test.true_negatives:,} negative reviews labelled rightly and {test.false_positives:,} wrongly, "
+            f"{test.true_positives:,} positive ones rightly and {test.false_negatives:,} wrongly"
+        ),
+        "roc_curve": f"area under the curve {estimate(test.metrics['roc_auc'], 'roc_auc')}",
+        "calibration": (
+            f"calibration error {evaluation.calibration_error_before:.3f} before temperature scaling, "
+            f"{test.metrics['calibration_error'].value:.3f} after"
+        ),
+        "loss_curve": (
+            f"lowest validation loss {best.validation_loss:.3f} at epoch {best.epoch + 1} of {len(evaluation.history)}"
+            if best
+            else "no epochs"
+        ),
+    }
 
 
 def _cell(text: str) -> str:

