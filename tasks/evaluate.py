@@ -48,7 +48,7 @@ def evaluate(
             return write_evaluation(
                 writer,
                 folder,
-                lineage(open_dataset(model)),
+                lineage(open_dataset(baseline), open_dataset(model)),
                 open_dataset(cleaned).scan(),
                 open_dataset(baseline).scan(),
                 rival,
