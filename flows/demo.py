@@ -21,17 +21,15 @@ _SAMPLES = Path(__file__).parent.parent / "data" / "samples"
 
 
 def demo(run: TrainingRun) -> None:
-    """Train, score the samples with the champion, and print what came of it.
+    """Train, score the samples with the model, promoted or not, and print what came of it.
 
     Some samples are nasty on purpose, so more of them may go to quarantine than by default.
     """
     started = perf_counter()
     trained = train(run)
-    scored = score(
-        ScoringRun(
-            files=ReviewFiles(path=str(_SAMPLES), max_bad_share=0.1), model_uri=f"models:/{run.model_name}@champion"
-        )
-    )
+    alias = "champion" if trained.registration.promoted else "challenger"
+    files = ReviewFiles(path=str(_SAMPLES), max_bad_share=0.1)
+    scored = score(ScoringRun(files=files, model_uri=f"models:/{run.model_name}@{alias}"))
     sys.stdout.write(_summary(trained, scored, perf_counter() - started))
 
 

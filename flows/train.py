@@ -74,8 +74,8 @@ def train(run: TrainingRun) -> TrainingSummary:
     model = train_network(tokens, run.model, run.train, tracker, log.run_id)
     peer = baseline(cleaned)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
-        champion = _champion(tracker, run.model_name, Path(folder))
-        evaluation = evaluate(model, cleaned, peer, champion, run.evaluate, run.gate)
+        rival = _rival(tracker, run.model_name, model, Path(folder))
+        evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate)
     registration = register(model, evaluation, run.model_name, log.run_id, tracker)
     made = [reviews, cleaned, tokens, model, peer, evaluation]
     reused = [ref.stage for ref in made if open_dataset(ref).manifest.created_at < started]
@@ -91,8 +91,9 @@ def train(run: TrainingRun) -> TrainingSummary:
     )
 
 
-def _champion(tracker: Tracker, name: str, folder: Path) -> ChampionModel | None:
-    found = tracker.champion(name, folder)
+def _rival(tracker: Tracker, name: str, model: DatasetRef, folder: Path) -> ChampionModel | None:
+    with open_dataset(model).local_folder() as own:
+        found = tracker.rival(name, ModelDescription.read(own).digest, folder)
     if found is None:
         return None
     bundle, version = found

@@ -384,17 +384,29 @@ class Tracker:
             )
         return found[0]
 
-    def champion(self, name: str, destination: Path) -> tuple[Path, str] | None:
-        """Download the champion's model folder; return it and its version, or None if there is none.
+    def rival(self, name: str, digest: str, destination: Path) -> tuple[Path, str] | None:
+        """Download the model that another one has to beat to become champion.
+
+        That is the champion, or the previous one where the model is champion itself.
+
+        Args:
+            name: name of the registered model.
+            digest: digest of the model that is to be judged.
+            destination: existing local folder to download to.
+
+        Returns:
+            the local model folder and its version, or None where there is no other model.
 
         Raises:
             TrackingError: MLflow cannot be reached.
         """
         with _mlflow_errors():
             found = self._client.search_registered_models(f"name = '{name}'", max_results=1)
-        if not found or CHAMPION not in found[0].aliases:
-            return None
-        return self.fetch_bundle(f"models:/{name}@{CHAMPION}", destination)
+            aliases = found[0].aliases if found else {}
+            for version in (aliases[alias] for alias in (CHAMPION, PREVIOUS) if alias in aliases):
+                if self._client.get_model_version(name, version).tags.get(DIGEST_TAG) != digest:
+                    return self.fetch_bundle(f"models:/{name}/{version}", destination)
+        return None
 
 
 def inference_requirements() -> list[str]:

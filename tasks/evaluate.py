@@ -4,7 +4,6 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel
 from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
@@ -32,16 +31,13 @@ def evaluate(
         model: the trained model.
         cleaned: the cleaned reviews that it was trained on.
         baseline: the linear baseline's scores of the same reviews.
-        champion: the current champion; a model is not compared with itself.
+        champion: the champion that it has to beat, if there is one.
         config: what to report.
         gate: when to promote.
     """
-    with open_dataset(model).local_folder() as folder:
-        digest = ModelDescription.read(folder).digest
-    rival = None if champion is None or champion.digest == digest else champion
     inputs = {"train": model.fingerprint, "clean": cleaned.fingerprint, "baseline": baseline.fingerprint}
-    if rival:
-        inputs |= {"champion": rival.digest, "champion version": rival.version}
+    if champion:
+        inputs |= {"champion": champion.digest, "champion version": champion.version}
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
         with open_dataset(model).local_folder() as folder:
@@ -51,7 +47,7 @@ def evaluate(
                 lineage(open_dataset(baseline), open_dataset(model)),
                 open_dataset(cleaned).scan(),
                 open_dataset(baseline).scan(),
-                rival,
+                champion,
                 config,
                 gate,
                 choose_device(Settings().device),

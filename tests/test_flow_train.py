@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL
 
 from flows.score import score
 from flows.train import TrainingSummary, train
@@ -50,7 +51,10 @@ def training_run(reviews: Path, **changes: object) -> TrainingRun:
 
 
 @pytest.fixture
-def trained(reviews: Path, settings_in: Path, prefect_server: None) -> TrainingSummary:
+def trained(
+    reviews: Path, settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> TrainingSummary:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # so short a training would have no sample
     return train(training_run(reviews))
 
 
@@ -99,6 +103,9 @@ def test_only_what_depends_on_a_change_runs_again(trained: TrainingSummary, revi
     evaluation, _ = read_evaluation(open_dataset(again.evaluation))
     assert evaluation.champion is not None
     assert evaluation.champion.version == "1"
+    # Champion now, it is still judged by the comparison with the model that it replaced.
+    assert again.registration.promoted
+    assert train(run).evaluation == again.evaluation
 
 
 def test_a_deleted_dataset_is_made_again(trained: TrainingSummary, reviews: Path) -> None:
@@ -152,6 +159,8 @@ def test_killed_in_the_middle_of_an_epoch(reviews: Path, tmp_path: Path, prefect
             "SENTIMENT_MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
             "SENTIMENT_MLFLOW_ARTIFACT_ROOT": str(folder / "artifacts"),
             "SENTIMENT_DEVICE": "cpu",
+            # A killed process would leave a temporary server of its own behind, so they share the session's.
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
             "PREFECT_HOME": str(folder / "prefect"),
         }
 

@@ -17,6 +17,7 @@ from sentiment_model.store import DatasetWriter, Stage, Store
 from sentiment_model.tracking import (
     CHALLENGER,
     CHAMPION,
+    DIGEST_TAG,
     PREVIOUS,
     Tracker,
     git_commit,
@@ -134,7 +135,6 @@ def test_reports_metrics_and_tags_can_be_added_to_a_finished_run(
 def test_aliases_follow_the_gate(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
     assert register(tracker, tmp_path, 1, promote=False) == "1"
     assert aliases(client) == {CHALLENGER: "1"}
-    assert tracker.champion("sentiment", tmp_path) is None
     register(tracker, tmp_path, 2, promote=True)
     assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2"}
     register(tracker, tmp_path, 3, promote=True)
@@ -142,6 +142,26 @@ def test_aliases_follow_the_gate(tracker: Tracker, client: MlflowClient, tmp_pat
     register(tracker, tmp_path, 4, promote=False)
     assert aliases(client) == {CHALLENGER: "4", CHAMPION: "3", PREVIOUS: "2"}
     assert client.get_model_version("sentiment", "3").current_stage in (None, "None")
+
+
+def test_a_model_has_to_beat_the_champion_or_the_one_it_replaced(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    def rival(digest: str) -> str | None:
+        (folder := tmp_path / f"rival-of-{digest}").mkdir()
+        found = tracker.rival("sentiment", digest, folder)
+        return found and found[1]
+
+    def digest(version: str) -> str:
+        return str(client.get_model_version("sentiment", version).tags[DIGEST_TAG])
+
+    assert rival("before any") is None
+    register(tracker, tmp_path, 1, promote=True)
+    assert rival(digest("1")) is None
+    assert rival("new") == "1"
+    register(tracker, tmp_path, 2, promote=True)
+    assert rival("newer") == "2"
+    assert rival(digest("2")) == "1"
 
 
 def test_promotion_never_leaves_the_model_without_a_champion(
