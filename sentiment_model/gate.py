@@ -1,7 +1,5 @@
 """The gate: whether a new model may become champion, and why."""
 
-import math
-
 from pydantic import BaseModel
 
 from sentiment_model.config import GateConfig
@@ -49,7 +47,7 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
 
 
 def _at_least(name: str, value: float, threshold: float, reason: str) -> RuleResult:
-    passed = math.isfinite(value) and value >= threshold - _ROUNDING
+    passed = value >= threshold - _ROUNDING  # which NaN never is
     return RuleResult(name=name, passed=passed, value=value, threshold=threshold, reason=reason)
 
 

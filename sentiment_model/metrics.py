@@ -108,7 +108,7 @@ def intervals(
 
     The intervals are percentile intervals (Efron & Tibshirani, 1993), but for the calibration error: chance differences
     in its bins only add up, in a resample more than in the data. Its interval is the basic one, which mirrors the
-    resamples at the estimate and so takes that excess away.
+    resamples at the estimate and so takes that excess away, though not all of it where calibration is near perfect.
 
     Args:
         labels: 1 positive, 0 negative, shape (rows,).

@@ -134,6 +134,17 @@ def test_slices_of_a_kind_hold_every_review_once_and_in_order() -> None:
     assert all(part.champion_accuracy is None for part in found.slices)
 
 
+def test_the_intervals_of_slices_are_those_of_wilson() -> None:
+    found = evaluate(held_out(100)).slices
+    assert min(part.rows for part in found) < 20  # where the intervals differ most
+    z = 1.959964
+    for part in found:
+        n, share = part.rows, part.accuracy.value
+        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        assert [part.accuracy.low, part.accuracy.high] == pytest.approx([centre - half, centre + half], abs=1e-6)
+
+
 def test_the_edges_of_slices() -> None:
     frame = pl.DataFrame(
         {

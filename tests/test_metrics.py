@@ -98,6 +98,26 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert all(80 <= count <= 99 for count in covered.values()), covered
 
 
+def test_the_interval_of_the_calibration_error_covers_the_truth_although_the_estimate_is_too_high() -> None:
+    def overconfident(rows: int, seed: int) -> tuple[Floats, Floats, Floats]:
+        generator = np.random.default_rng(seed)
+        logits = 2 * generator.normal(size=rows)
+        share = 1 / (1 + np.exp(-logits))
+        return (generator.random(rows) < share).astype(float), 1 / (1 + np.exp(-1.3 * logits)), share
+
+    _, probabilities, share = overconfident(1_000_000, seed=99)
+    order = np.argsort(probabilities)
+    truth = np.mean([abs(part.mean()) for part in np.array_split((probabilities - share)[order], 15)])
+    runs = 60
+    found = [
+        intervals(*overconfident(400, seed)[:2], bins=15, samples=200, confidence=0.9)["calibration_error"]
+        for seed in range(runs)
+    ]
+    assert np.mean([error.value for error in found]) > 1.4 * truth
+    # Percentile intervals, which the other metrics have, would cover it in none of these runs.
+    assert sum(error.low <= truth <= error.high for error in found) >= 0.7 * runs
+
+
 def test_every_interval_holds_its_estimate() -> None:
     for seed in range(10):
         for name, found in _intervals(*predictions(500, seed)).items():
