@@ -217,7 +217,7 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
-    """Return what each figure shows in words: for who cannot see it, and for Markdown, which has no figures."""
+    """Return what each figure shows in words: for whoever cannot see it, and for Markdown, which has no figures."""
     test = evaluation.test
     best = min(evaluation.history, key=lambda epoch: epoch.validation_loss, default=None)
     return {
