@@ -71,7 +71,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
     started = datetime.now(UTC)
-    files_to_score(run.files)  # first, so that a wrong path is known before a model is fetched
+    files_to_score(run)  # first, so that a wrong path is known before a model is fetched
     tracker = Tracker(Settings())
     with TemporaryDirectory(prefix="sentiment-model-") as folder:
         bundle, version = fetch_model(tracker, run.model_uri, Path(folder))

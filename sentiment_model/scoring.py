@@ -13,7 +13,7 @@ import polars as pl
 
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.errors import ConfigurationError, QualityError, SourceError
+from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.parts import PartWriter
 from sentiment_model.reviews import QUARANTINE_SCHEMA
 from sentiment_model.sources.files import SourceFile, list_files, read_batches, reject, usable_text
@@ -25,16 +25,13 @@ OUTPUT_COLUMNS = ("label", "probability", "model_version", "scored_at")
 _NO_WORD = pl.struct(pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail"))
 
 
-def files_to_score(files: ReviewFiles) -> list[SourceFile]:
-    """Return the files that are named.
+def files_to_score(run: ScoringRun) -> list[SourceFile]:
+    """Return the files that a run names.
 
     Raises:
-        ConfigurationError: no path is given.
         SourceError: there are no review files at the path.
     """
-    if files.path is None:
-        raise ConfigurationError("nothing to score: give files.path, a file, glob, folder or object-store URL")
-    return list_files(files.path, files.format)
+    return list_files(str(run.files.path), run.files.format)
 
 
 def scoring_identity(run: ScoringRun, model_digest: str, model_version: str) -> tuple[dict[str, str], dict[str, Any]]:
@@ -43,7 +40,7 @@ def scoring_identity(run: ScoringRun, model_digest: str, model_version: str) -> 
     Raises:
         SourceError: there are no review files at the path, or one cannot be read.
     """
-    inputs = {file.name: file.location.fingerprint() for file in files_to_score(run.files)}
+    inputs = {file.name: file.location.fingerprint() for file in files_to_score(run)}
     # The same files elsewhere give the same scores, and so do batches of another size.
     parameters = run.files.model_dump(mode="json", exclude={"path"})
     parameters |= {"threshold": run.threshold, "model": model_digest, "model_version": model_version}
@@ -74,7 +71,7 @@ def score_files(writer: DatasetWriter, predictor: Predictor, run: ScoringRun, mo
         QualityError: more than `max_bad_share` of the rows cannot be scored.
     """
     started = time.perf_counter()
-    files = files_to_score(run.files)
+    files = files_to_score(run)
     tally = _Tally()
     stamp = {"model_version": model_version, "scored_at": datetime.now(UTC)}
     with PartWriter(writer, "quarantine", QUARANTINE_SCHEMA) as quarantine:

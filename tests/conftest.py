@@ -11,6 +11,8 @@ import pytest
 # Prefect reads its settings when it is imported, so they are set before any test module imports it.
 _prefect_home = tempfile.mkdtemp(prefix="sentiment-tests-")
 os.environ["PREFECT_HOME"] = _prefect_home
+# Tests train tiny networks; a second thread gains nothing there, and waits for its turn on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "true"

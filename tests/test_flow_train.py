@@ -51,9 +51,7 @@ def training_run(reviews: Path, **changes: object) -> TrainingRun:
 
 
 @pytest.fixture
-def trained(
-    reviews: Path, settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
-) -> TrainingSummary:
+def trained(reviews: Path, settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> TrainingSummary:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # so short a training would have no sample
     return train(training_run(reviews))
 

@@ -1,0 +1,113 @@
+"""Tokenization: one function for training and scoring, and what the stage writes."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentiment_model.clean import SPLITS
+from sentiment_model.config import TokenizeConfig
+from sentiment_model.normalise import normalise
+from sentiment_model.store import DatasetWriter
+from sentiment_model.tokenize import TOKEN_SCHEMA, encode, write_tokens
+from sentiment_model.vocabulary import Vocabulary
+
+NASTY = [
+    "I <3 it &amp; you<br /><br />don\u2019t",
+    "good film " * 500,
+    "h\u0321\u0353e\u0334\u031b comes",
+    "مرحبا \u202eאבג\u202c good",
+    "NUL \x00 zero\u200bwidth \ufeff film",
+    "👩\u200d👩\u200d👧 ❤\ufe0f 🇬🇧",
+    "&lt;script&gt;bad()&lt;/script&gt;",
+    "\x96\x97 good\x85film",
+    "",
+    "x" * 300_000,
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    texts = pl.LazyFrame({"text": ["good film , bad film . i love it", "good ❤ &"]})
+    return Vocabulary.fit(texts, TokenizeConfig(max_vocabulary=50, min_count=1))
+
+
+def reference(text: str, vocabulary: Vocabulary, max_tokens: int) -> tuple[list[int], int, int]:
+    """The same in plain Python, a text at a time; the tokens are polars' own."""
+    from sentiment_model.vocabulary import tokens_of
+
+    ids = dict(vocabulary.table.select("token", "id").iter_rows())
+    tokens = pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"))).item().to_list()
+    all_ids = [ids.get(token, 1) for token in tokens]
+    tail = max_tokens // 2
+    kept = all_ids if len(all_ids) <= max_tokens else all_ids[: max_tokens - tail] + all_ids[-tail:]
+    return kept, len(all_ids), all_ids.count(1)
+
+
+@given(
+    st.lists(st.text("gofilmbad .,'❤é", max_size=60), max_size=6),
+    st.integers(min_value=4, max_value=12),
+)
+def test_as_a_plain_loop_would(vocabulary: Vocabulary, texts: list[str], max_tokens: int) -> None:
+    frame = encode(pl.DataFrame({"text": texts}, schema={"text": pl.String}), vocabulary, max_tokens)
+    assert frame.select("ids", "n_tokens", "n_unknown").rows() == [
+        reference(text, vocabulary, max_tokens) for text in texts
+    ]
+    assert frame.schema == {"text": pl.String, "ids": pl.List(pl.Int32), "n_tokens": pl.Int32, "n_unknown": pl.Int32}
+
+
+def test_long_reviews_keep_both_ends_and_count_all(vocabulary: Vocabulary) -> None:
+    frame = encode(pl.DataFrame({"said": ["good bad bad bad what film"]}), vocabulary, 5, text_column="said")
+    table = dict(vocabulary.table.select("token", "id").iter_rows())
+    assert frame["ids"].item().to_list() == [table["good"], table["bad"], table["bad"], 1, table["film"]]
+    assert frame.select("n_tokens", "n_unknown").row(0) == (6, 1)
+
+
+def cleaned(texts: list[str], splits: list[str]) -> pl.LazyFrame:
+    frame = pl.LazyFrame({"text": texts, "split": splits}).with_columns(normalise(pl.col("text")))
+    return frame.with_row_index("review_id").with_columns(
+        pl.col("review_id").cast(pl.String), source=pl.lit("x"), label=pl.lit(1, pl.Int8)
+    )
+
+
+def written(folder: Path, reviews: pl.LazyFrame, config: TokenizeConfig) -> tuple[DatasetWriter, dict[str, object]]:
+    folder.mkdir()
+    writer = DatasetWriter(folder)
+    return writer, write_tokens(writer, reviews, config)
+
+
+def part(writer: DatasetWriter, role: str) -> pl.DataFrame:
+    return pl.read_parquet([writer.folder / name for name, of in writer.roles.items() if of == role])
+
+
+def test_nasty_text_gets_the_same_ids_in_training_and_in_scoring(tmp_path: Path) -> None:
+    config = TokenizeConfig(min_count=1, max_tokens=20)
+    writer, _ = written(tmp_path / "tokens", cleaned(NASTY, ["train"] * len(NASTY)), config)
+    trained_on = part(writer, "train")
+    vocabulary = Vocabulary.load(writer.folder / "vocabulary.parquet")
+    for text, expected in zip(NASTY, trained_on.select("ids", "n_tokens", "n_unknown").rows(), strict=True):
+        alone = pl.DataFrame({"text": [text]}).select(normalise(pl.col("text")))
+        assert encode(alone, vocabulary, config.max_tokens).select("ids", "n_tokens", "n_unknown").rows() == [expected]
+
+
+def test_the_vocabulary_comes_from_the_train_split_only(tmp_path: Path) -> None:
+    texts = ["seen seen", "heldout heldout", "tested tested", "extra extra"]
+    writer, _ = written(tmp_path / "tokens", cleaned(texts, list(SPLITS)), TokenizeConfig())
+    assert Vocabulary.load(writer.folder / "vocabulary.parquet").table["token"].to_list() == ["<pad>", "<unk>", "seen"]
+
+
+def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None:
+    texts = ["good good film", "bad bad bad film film film", "good new", "film"]
+    reviews = cleaned([*texts, *texts], ["train", "train", "validation", "test"] * 2)
+    writer, counts = written(tmp_path / "tokens", reviews, TokenizeConfig(min_count=1, max_tokens=4))
+    for split, ids in {"train": "0145", "validation": "26", "test": "37", "unlabelled": ""}.items():
+        assert part(writer, split).schema == TOKEN_SCHEMA
+        assert part(writer, split)["review_id"].to_list() == list(ids)
+    assert counts == {
+        "vocabulary": 5,
+        "train": {"reviews": 4, "tokens": 18, "unknown_share": 0.0, "cut_share": 0.5},
+        "validation": {"reviews": 2, "tokens": 4, "unknown_share": 0.5, "cut_share": 0.0},
+        "test": {"reviews": 2, "tokens": 2, "unknown_share": 0.0, "cut_share": 0.0},
+    }
