@@ -5,8 +5,10 @@ export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
 
 .PHONY: run test test-slow lint format lock clean
 
+# Prefect makes its home, but not the folder above it.
 run: .venv/runtime
-	$(BIN)/python -m flows.demo
+	mkdir -p $(PREFECT_HOME)
+	$(BIN)/python -m flows.demo $(ARGS)
 
 test: .venv/dev
 	$(BIN)/python -m pytest
