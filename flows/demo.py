@@ -35,7 +35,8 @@ def demo(run: TrainingRun) -> None:
 
 def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -> str:
     evaluation, _ = read_evaluation(open_dataset(trained.evaluation))
-    tests = {"held-out reviews": evaluation.test, **evaluation.separate, "linear baseline": evaluation.baseline_test}
+    tests = {"held-out reviews": evaluation.test, **evaluation.separate}
+    tests |= {"its recurrent part": evaluation.recurrent_test, "linear baseline": evaluation.baseline_test}
     registration = trained.registration
     lines = [""]
     for title, scores in tests.items():

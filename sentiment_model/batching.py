@@ -49,6 +49,13 @@ class TokenizedReviews:
         # `torch.tensor` copies: Arrow's buffers are read-only, which torch does not know.
         return cls(torch.tensor(values), torch.from_numpy(offsets - offsets[0]), labels)
 
+    def take(self, rows: Tensor) -> "TokenizedReviews":
+        """Return some reviews, int64 row numbers of shape (n,), in that order."""
+        lengths = self.lengths[rows]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
+        return TokenizedReviews(self.values[torch.arange(len(shift)) + shift], offsets, self.labels[rows])
+
     def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
         """Return the ids of some reviews, padded at the end with 0, and their lengths.
 

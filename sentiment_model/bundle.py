@@ -20,7 +20,7 @@ from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import ModelError
 from sentiment_model.inference import predict_logits
-from sentiment_model.network import SentimentNetwork
+from sentiment_model.network import SentimentModel
 from sentiment_model.normalise import normalise
 from sentiment_model.store import sha256_of
 from sentiment_model.tokenize import encode
@@ -35,7 +35,7 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: int = 2
     network: ModelConfig
     max_tokens: int
     vocabulary_size: int
@@ -78,7 +78,7 @@ def save_bundle(
 
     Args:
         folder: where to write.
-        weights: state of a :class:`SentimentNetwork`.
+        weights: state of a :class:`SentimentModel`.
         vocabulary: the vocabulary it was trained with.
         network: its architecture.
         max_tokens: length to which reviews are cut, in tokens.
@@ -104,7 +104,7 @@ def save_bundle(
 class Predictor:
     """Labels raw text with a trained model, through the same text functions as training."""
 
-    network: SentimentNetwork
+    model: SentimentModel
     vocabulary: Vocabulary
     description: ModelDescription
     device: torch.device
@@ -132,13 +132,13 @@ class Predictor:
                 f"the vocabulary in {folder} ({len(vocabulary)} tokens) does not fit the model "
                 f"({description.vocabulary_size} tokens); register the model again"
             )
-        network = SentimentNetwork(len(vocabulary), description.network)
+        model = SentimentModel(len(vocabulary), description.network)
         try:
-            network.load_state_dict(weights)
+            model.load_state_dict(weights)
         except RuntimeError as error:
             raise ModelError(f"the weights in {folder} do not fit {DESCRIPTION}; register the model again") from error
         device = device or torch.device("cpu")
-        return cls(network.to(device).eval(), vocabulary, description, device)
+        return cls(model.to(device).eval(), vocabulary, description, device)
 
     @property
     def digest(self) -> str:
@@ -152,17 +152,19 @@ class Predictor:
             texts: raw text without nulls, length n. A text without tokens gets the model's answer to nothing.
 
         Returns:
-            n rows in the same order: `probability` of positive (calibrated), `logit` (uncalibrated), `n_tokens`
-            (before truncation) and `n_unknown`.
+            n rows in the same order: `probability` of positive (calibrated), `logit` (uncalibrated), `recurrent` (the
+            recurrent part of the logit), `n_tokens` (before truncation) and `n_unknown`.
         """
         frame = pl.DataFrame({"text": texts.cast(pl.String)}).select(normalise(pl.col("text")))
         encoded = encode(frame, self.vocabulary, self.description.max_tokens)
         reviews = TokenizedReviews.from_frame(encoded.select("ids"))
-        logits = predict_logits(self.network, reviews, TOKENS_PER_BATCH, self.device).double()
+        parts = predict_logits(self.model, reviews, TOKENS_PER_BATCH, self.device, parts=(2,)).double()
+        logits = parts.sum(dim=1)
         probability = torch.sigmoid(logits / self.description.temperature)
         return encoded.select(
             pl.Series("probability", probability.numpy()),
             pl.Series("logit", logits.numpy()),
+            pl.Series("recurrent", parts[:, 0].numpy()),
             "n_tokens",
             "n_unknown",
         )

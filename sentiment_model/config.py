@@ -121,6 +121,9 @@ class ModelConfig(Config):
     pooling: tuple[Pooling, ...] = Field(
         ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
+    ngrams: int = Field(
+        3, ge=0, le=5, description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out."
+    )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by <unk> in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout between layers and before the classifier.")

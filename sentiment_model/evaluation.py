@@ -86,6 +86,8 @@ class Evaluation(BaseModel):
 
     test: Scores
     validation: Scores
+    recurrent_test: Scores
+    recurrent_validation: Scores
     separate: dict[str, Scores]
     baseline_test: Scores
     baseline_validation: Scores
@@ -115,7 +117,8 @@ def evaluate_model(
     """Evaluate predictions.
 
     Args:
-        validation: held-out reviews with `label`, `probability`, `logit` and `baseline` (its probability).
+        validation: held-out reviews with `label`, `probability`, `logit`, and the probabilities `recurrent` of the
+            model's recurrent part alone and `baseline`.
         test: the same, plus `review_id`, `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
             `champion` (its probability).
         config: what to report.
@@ -139,6 +142,8 @@ def evaluate_model(
     return Evaluation(
         test=_scores(headline, "probability", config),
         validation=_scores(validation, "probability", config),
+        recurrent_test=_scores(headline, "recurrent", config),
+        recurrent_validation=_scores(validation, "recurrent", config),
         separate={
             source: _scores(test.filter(pl.col("source") == source), "probability", config) for source in separate
         },

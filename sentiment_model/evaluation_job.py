@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 import torch
+from scipy.special import expit
 
 from sentiment_model.bundle import Predictor
+from sentiment_model.calibration import fit_temperature
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel, Evaluation, evaluate_model
 from sentiment_model.figures import figures
@@ -61,6 +63,7 @@ def write_evaluation(
         .collect()
     )
     held_out = held_out.hstack(_predict(predictor, held_out["text"]))
+    held_out = held_out.with_columns(recurrent=_calibrated(held_out, "recurrent"))
     test = held_out.filter(pl.col("split") == "test")
     if champion:
         other = Predictor.load(champion.bundle, device)
@@ -81,7 +84,7 @@ def write_evaluation(
     for name, svg in drawn.items():
         writer.file(f"{name}.svg", role="figure").write_text(svg)
     writer.file("report.html", role="report").write_text(report_html(evaluation, decision, drawn))
-    columns = ["review_id", "source", "label", "probability", "logit", "baseline", "n_tokens", "n_unknown"]
+    columns = ["review_id", "source", "label", "probability", "logit", "recurrent", "baseline", "n_tokens", "n_unknown"]
     test.select(*columns, *(["champion"] if champion else [])).write_parquet(
         writer.file("predictions.parquet", role="predictions")
     )
@@ -96,6 +99,13 @@ def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:
             Evaluation.model_validate_json((folder / "evaluation.json").read_bytes()),
             GateDecision.model_validate_json((folder / "gate.json").read_bytes()),
         )
+
+
+def _calibrated(held_out: pl.DataFrame, logits: str) -> pl.Series:
+    """Return probabilities from logits, with a temperature fitted on the validation reviews."""
+    validation = held_out.filter(pl.col("split") == "validation")
+    temperature = fit_temperature(validation[logits].to_numpy(), validation["label"].to_numpy())
+    return pl.Series(expit(held_out[logits].to_numpy() / temperature))
 
 
 def _predict(predictor: Predictor, texts: pl.Series) -> pl.DataFrame:

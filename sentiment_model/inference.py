@@ -8,9 +8,22 @@ from torch import Tensor, nn
 from sentiment_model.batching import TokenizedReviews, plan_batches
 
 
-def predict_logits(network: nn.Module, reviews: TokenizedReviews, token_budget: int, device: torch.device) -> Tensor:
-    """Return the logits of all reviews in their order, float32 on the CPU, shape (reviews,)."""
-    logits = torch.empty(len(reviews))
+def predict_logits(
+    network: nn.Module, reviews: TokenizedReviews, token_budget: int, device: torch.device, parts: tuple[int, ...] = ()
+) -> Tensor:
+    """Return the logits of all reviews in their order.
+
+    Args:
+        network: maps ids and lengths of a batch to logits, shape (batch, *parts).
+        reviews: the reviews.
+        token_budget: padded tokens in a batch.
+        device: where the network is.
+        parts: shape of the network's answer to one review.
+
+    Returns:
+        logits, float32, on the CPU, shape (reviews, *parts).
+    """
+    logits = torch.empty(len(reviews), *parts)
     network.eval()
     with torch.inference_mode(), autocast(device):
         for batch in plan_batches(reviews.lengths, token_budget):

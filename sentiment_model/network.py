@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
+from sentiment_model.ngrams import NGramScore
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -146,3 +147,29 @@ class SentimentNetwork(nn.Module):
             return states.masked_fill(padding, -torch.inf).amax(dim=0)
         total = states.masked_fill(padding, 0.0).sum(dim=0, dtype=torch.float32)
         return (total / lengths.unsqueeze(-1)).to(states.dtype)
+
+
+class SentimentModel(nn.Module):
+    """What predictions are made with: the recurrent network, and the wide part where the configuration has one.
+
+    The network is trained alone; the wide part is fitted beside it, scaled so that the sum is the model's logit.
+    """
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.recurrent = SentimentNetwork(vocabulary_size, config)
+        self.wide = NGramScore(config.ngrams) if config.ngrams else None
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Return the logits of the parts, whose sum is the logit of the positive class.
+
+        Args:
+            ids: token ids padded at the end with 0, shape (batch, time).
+            lengths: number of tokens of each review, at least 1, shape (batch,).
+
+        Returns:
+            the recurrent part's logits and the wide part's (zeros where there is none), float32, shape (batch, 2).
+        """
+        recurrent = self.recurrent(ids, lengths)
+        wide = torch.zeros_like(recurrent) if self.wide is None else self.wide(ids, lengths)
+        return torch.stack([recurrent, wide], dim=1)

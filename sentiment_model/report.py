@@ -269,8 +269,10 @@ def _text(value: Any) -> str:
 def _columns(evaluation: Evaluation) -> dict[str, Scores]:
     return {
         "Model, test": evaluation.test,
+        "Its recurrent part, test": evaluation.recurrent_test,
         "Baseline, test": evaluation.baseline_test,
         "Model, validation": evaluation.validation,
+        "Its recurrent part, validation": evaluation.recurrent_validation,
         "Baseline, validation": evaluation.baseline_validation,
         **{f"Model, {source}": scores for source, scores in evaluation.separate.items()},
     }

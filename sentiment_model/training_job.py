@@ -17,10 +17,12 @@ import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
 
 from sentiment_model.batching import TokenizedReviews
-from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
-from sentiment_model.calibration import fit_temperature
+from sentiment_model.bundle import DESCRIPTION, TOKENS_PER_BATCH, VOCABULARY, WEIGHTS, save_bundle
+from sentiment_model.calibration import fit_combination, fit_temperature
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, SentimentError
+from sentiment_model.inference import predict_logits
+from sentiment_model.naive_bayes import fit_ngrams
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.training import EpochMetrics, Observer, TrainingResult, choose_device, train
@@ -82,8 +84,9 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
     validation = load("validation")
     with tokens.local_folder() as folder:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
+    reviews = load("train")
     result = train(
-        load("train"),
+        reviews,
         validation,
         len(vocabulary),
         job.model,
@@ -93,18 +96,33 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
         observer=observer,
     )
     if not dist.is_initialized() or dist.get_rank() == 0:
-        _save(job, result, vocabulary, validation)
+        _save(job, result, vocabulary, reviews, validation)
 
 
-def _save(job: TrainingJob, result: TrainingResult, vocabulary: Vocabulary, validation: TokenizedReviews) -> None:
+def _save(
+    job: TrainingJob,
+    result: TrainingResult,
+    vocabulary: Vocabulary,
+    reviews: TokenizedReviews,
+    validation: TokenizedReviews,
+) -> None:
     tokens = open_dataset(job.tokens).manifest
+    weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
+    recurrent, labels = result.validation_logits.numpy(), validation.labels.numpy()
+    if job.model.ngrams:
+        wide = fit_ngrams(reviews, job.model.ngrams)
+        scores = predict_logits(wide, validation, TOKENS_PER_BATCH, torch.device("cpu")).numpy()
+        temperature, scale, shift = fit_combination(recurrent, scores, labels)
+        weights |= {"wide.weight": wide.weight * scale, "wide.bias": wide.bias * scale + shift}
+    else:
+        temperature = fit_temperature(recurrent, labels)
     save_bundle(
         job.output,
-        result.weights,
+        weights,
         vocabulary,
         job.model,
         max_tokens=tokens.parameters["max_tokens"],
-        temperature=fit_temperature(result.validation_logits.numpy(), validation.labels.numpy()),
+        temperature=temperature,
         trained_on={**tokens.inputs, "tokenize": job.tokens.fingerprint},
     )
     (job.output / HISTORY).write_text(json.dumps([asdict(metrics) for metrics in result.history], indent=2))

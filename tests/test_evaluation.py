@@ -34,6 +34,7 @@ def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame
             "label": pl.Series(labels, dtype=pl.Int8),
             "logit": logits,
             "probability": 1 / (1 + np.exp(-logits / 1.5)),
+            "recurrent": 1 / (1 + np.exp(-logits - generator.normal(size=rows))),
             "baseline": np.clip(0.5 + 0.3 * (labels - 0.5) + generator.normal(scale=0.2, size=rows), 0, 1),
             "n_tokens": pl.Series(generator.integers(0, 600, size=rows), dtype=pl.Int32),
             "n_unknown": pl.Series(generator.integers(0, 2, size=rows), dtype=pl.Int32),

@@ -47,7 +47,8 @@ def evaluation(
             p_value=0.832,
         )
     return Evaluation(
-        test=scores(model), validation=scores(model), separate={},
+        test=scores(model), validation=scores(model), recurrent_test=scores(model), recurrent_validation=scores(model),
+        separate={},
         baseline_test=scores(baseline), baseline_validation=scores(baseline),
         champion=champion, slices=slices or [], mistakes=[],
         temperature=1.0, calibration_error_before=0.0, reliability_before=[], reliability_after=[],

@@ -9,10 +9,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.bundle import Predictor
 from sentiment_model.config import ModelConfig, TokenizeConfig, TrainConfig
 from sentiment_model.errors import ModelError
+from sentiment_model.inference import predict_logits
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
 from sentiment_model.training import EpochMetrics
 from sentiment_model.training_job import TrainingJob, write_model
@@ -98,6 +102,24 @@ def test_two_processes_train_like_one_on_the_same_global_batches(
     for name, tensor in one_weights.items():
         torch.testing.assert_close(two_weights[name], tensor, rtol=1e-2, atol=1e-3)
     assert not (tmp_path / "model" / "job.json").exists()
+
+
+def test_the_wide_part_is_weighed_on_the_validation_reviews(tokens: DatasetRef, tmp_path: Path) -> None:
+    deep = job(tokens, tmp_path / "deep", epochs=1)
+    deep = deep.model_copy(update={"model": MODEL.model_copy(update={"ngrams": 0})})
+    both = job(tokens, tmp_path / "both", epochs=1)
+    both = both.model_copy(update={"model": MODEL.model_copy(update={"ngrams": 2})})
+    validation = TokenizedReviews.from_frame(split(100, 1))
+    losses = {}
+    for name, of in {"deep": deep, "both": both}.items():
+        train(of)
+        predictor = Predictor.load(of.output)
+        logits = predict_logits(predictor.model, validation, 640, torch.device("cpu"), parts=(2,))
+        assert bool(logits[:, 1].any()) == (name == "both")
+        scaled = logits.sum(dim=1) / predictor.description.temperature
+        losses[name] = F.binary_cross_entropy_with_logits(scaled, validation.labels).item()
+    # One epoch teaches the network little, while the words that decide are plain to the wide part.
+    assert losses["both"] < 0.5 * losses["deep"]
 
 
 def test_an_error_in_another_process_arrives_as_one(tokens: DatasetRef, tmp_path: Path) -> None:

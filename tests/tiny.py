@@ -7,7 +7,7 @@ import torch
 
 from sentiment_model.bundle import ModelDescription, save_bundle
 from sentiment_model.config import ModelConfig, TokenizeConfig
-from sentiment_model.network import SentimentNetwork
+from sentiment_model.network import SentimentModel
 from sentiment_model.vocabulary import Vocabulary
 
 WORDS = "a film that is good bad great awful , . not"
@@ -20,11 +20,11 @@ def tiny_bundle(folder: Path, seed: int = 0, words: str = WORDS) -> ModelDescrip
     vocabulary = Vocabulary.fit(reviews, TokenizeConfig(max_vocabulary=100, min_count=1))
     config = ModelConfig(hidden_size=8, embedding_size=8)
     torch.manual_seed(seed)
-    network = SentimentNetwork(len(vocabulary), config)
-    torch.nn.init.normal_(network.embedding.weight)  # so that words differ clearly
+    model = SentimentModel(len(vocabulary), config)
+    torch.nn.init.normal_(model.recurrent.embedding.weight)  # so that words differ clearly
     return save_bundle(
         folder,
-        network.state_dict(),
+        model.state_dict(),
         vocabulary,
         config,
         max_tokens=20,

@@ -1,0 +1,172 @@
+"""The wide part: its scores against a plain loop, what it learns, and how it is weighed."""
+
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.calibration import fit_combination, fit_temperature
+from sentiment_model.errors import QualityError
+from sentiment_model.inference import predict_logits
+from sentiment_model.naive_bayes import fit_ngrams
+from sentiment_model.ngrams import BUCKETS, NGramScore, ngram_buckets
+
+CPU = torch.device("cpu")
+
+
+def reviews(ids: list[list[int]], labels: list[int] | None = None) -> TokenizedReviews:
+    schema = {"ids": pl.List(pl.Int32), "label": pl.Int8}
+    return TokenizedReviews.from_frame(pl.DataFrame({"ids": ids, "label": labels or [0] * len(ids)}, schema=schema))
+
+
+def random_ids(count: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
+    generator = random.Random(seed)
+    return [[generator.randrange(2, 30_000) for _ in range(generator.randint(1, longest))] for _ in range(count)]
+
+
+def random_score(max_order: int) -> NGramScore:
+    score = NGramScore(max_order)
+    score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    score.bias.fill_(0.25)
+    return score
+
+
+@pytest.mark.parametrize("max_order", [1, 2, 3, 5])
+def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int) -> None:
+    ids = [[7], [7, 8], *random_ids(30)]
+    score = random_score(max_order)
+    expected = [
+        0.25
+        + sum(
+            float(score.weight[ngram_buckets(torch.tensor(review[start : start + order]), order)])
+            for order in range(1, max_order + 1)
+            for start in range(len(review) - order + 1)
+        )
+        for review in ids
+    ]
+    together = predict_logits(score, reviews(ids), 512, CPU)
+    alone = torch.cat([predict_logits(score, reviews([review]), 512, CPU) for review in ids])
+    padded = score(*reviews(ids).batch(torch.arange(len(ids)), 100))
+    for found in (together, alone, padded):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_buckets_are_spread_and_know_the_order_of_tokens() -> None:
+    pairs = torch.cartesian_prod(torch.arange(1000), torch.arange(1000))
+    buckets = ngram_buckets(pairs, 2).squeeze(1)
+    assert buckets.min() >= 0
+    assert buckets.max() < BUCKETS
+    # A million balls thrown at random into that many urns leave this many of them not empty, give or take 400.
+    expected = BUCKETS * (1 - np.exp(-len(pairs) / BUCKETS))
+    assert abs(len(buckets.unique()) - expected) < 4000
+    assert ngram_buckets(torch.tensor([3, 4]), 2) != ngram_buckets(torch.tensor([4, 3]), 2)
+    assert ngram_buckets(torch.tensor([3]), 1) != ngram_buckets(torch.tensor([0, 3]), 2)
+    # Weights are looked up by these numbers: a change here makes every saved model wrong.
+    assert ngram_buckets(torch.tensor([5, 6, 7]), 3).tolist() == [791089]
+
+
+def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
+    good, bad, nothing = 2, 3, 4
+    generator = random.Random(0)
+    ids, labels = [], []
+    for number in range(200):
+        negated, said = number % 2, generator.choice([good, bad])
+        filler = [generator.randrange(10, 30) for _ in range(5)]
+        ids.append([*filler, *([nothing, said] if negated else [said, nothing]), *filler])
+        labels.append(int((said == good) != bool(negated)))
+    accuracy = {}
+    for order in (1, 2):
+        scores = predict_logits(fit_ngrams(reviews(ids, labels), order), reviews(ids), 512, CPU).numpy()
+        accuracy[order] = ((scores > 0) == np.array(labels)).mean()
+    assert accuracy[2] == 1.0
+    assert accuracy[1] < 0.8
+
+
+def test_an_ngram_of_one_review_counts_for_nothing() -> None:
+    ids = [[2, 9], [2, 2, 2], [3], [3]]
+    score = fit_ngrams(reviews(ids, [1, 1, 0, 0]), 1)
+    of = {token: float(score.weight[ngram_buckets(torch.tensor([token]), 1)]) for token in (2, 3, 9)}
+    assert of[2] > 0 > of[3]
+    assert of[9] == 0
+    assert (score.weight != 0).sum() == 2
+
+
+def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
+    # 3 of 4 positive and 1 of 4 negative reviews say 2; all say 5, which tells nothing.
+    ids = [[2, 5], [2, 2, 5], [5, 2], [5], [2, 5], [5], [5], [5]]
+    score = fit_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
+    two, five = (float(score.weight[ngram_buckets(torch.tensor([token]), 1)]) for token in (2, 5))
+    ratio = np.array([np.log(4 / 2), np.log(5 / 5)]) - np.log((4 + 5) / (2 + 5))
+    present = np.array([[1, 1]] * 3 + [[0, 1]] + [[1, 1]] + [[0, 1]] * 3) * ratio
+    truth = np.array([1] * 4 + [-1] * 4)
+    weights = np.array([two, five]) / ratio
+
+    def loss(weights: np.ndarray, bias: float) -> float:
+        # C = 0.1; liblinear counts the bias among the weights.
+        margins = truth * (present @ weights + bias)
+        return float(0.5 * (weights @ weights + bias**2) + 0.1 * np.logaddexp(0, -margins).sum())
+
+    found = loss(weights, float(score.bias))
+    for change in (0.01, -0.01):
+        assert found < loss(weights + np.array([change, 0]), float(score.bias))
+        assert found < loss(weights + np.array([0, change]), float(score.bias))
+        assert found < loss(weights, float(score.bias) + change)
+
+
+def test_too_many_tokens_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [[2, 3], [4, 3]] * 50
+    labels = [1, 0] * 50
+    whole = fit_ngrams(reviews(ids, labels), 2)
+    monkeypatch.setattr("sentiment_model.naive_bayes.MAX_TOKENS", 70)  # every third review
+    thinned = fit_ngrams(reviews(ids, labels), 2)
+    by_hand = fit_ngrams(reviews(ids[::3], labels[::3]), 2)
+    assert thinned.weight.equal(by_hand.weight)
+    assert not thinned.weight.equal(whole.weight)
+
+
+def test_taking_rows() -> None:
+    ids = [*random_ids(20), []]
+    rows = torch.tensor([20, 3, 3, 0, 20, 19])
+    taken = reviews(ids, list(range(21))).take(rows)
+    assert [taken.values[a:b].tolist() for a, b in taken.offsets.unfold(0, 2, 1)] == [ids[row] for row in rows.tolist()]
+    assert taken.labels.tolist() == rows.tolist()
+    assert len(taken.take(torch.tensor([], dtype=torch.int64))) == 0
+
+
+def test_the_combination_that_made_the_labels_is_found() -> None:
+    generator = np.random.default_rng(0)
+    logits, others = generator.normal(scale=3, size=50_000), generator.normal(scale=0.2, size=50_000)
+    chance = 1 / (1 + np.exp(-(logits + 4 * others - 0.5) / 2))
+    labels = (generator.random(50_000) < chance).astype(np.float32)
+    assert fit_combination(logits, others, labels) == pytest.approx((2, 4, -0.5), rel=0.1)
+
+
+def test_a_part_that_tells_nothing_or_the_opposite_is_not_listened_to() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=3, size=5_000)
+    labels = (generator.random(5_000) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    temperature, scale, _ = fit_combination(logits, -logits, labels)
+    assert scale == 0
+    assert temperature == pytest.approx(fit_temperature(logits, labels), rel=0.01)
+    temperature, scale, shift = fit_combination(logits, np.zeros(5_000), labels)
+    assert np.isfinite([temperature, scale, shift]).all()
+    # A useless first part is divided away, and the second carries the answer.
+    temperature, scale, _ = fit_combination(-logits, logits, labels)
+    combined = (-logits + scale * logits) / temperature
+    assert ((combined > 0) == (labels > 0.5)).mean() == pytest.approx(((logits > 0) == (labels > 0.5)).mean(), abs=0.01)
+
+
+def test_parts_that_make_no_mistake_do_not_claim_certainty() -> None:
+    labels = np.array([0.0, 1.0] * 50)
+    logits = np.where(labels > 0.5, 5.0, -5.0)
+    temperature, scale, shift = fit_combination(logits, 3 * logits, labels)
+    probability = 1 / (1 + np.exp(-(logits + scale * 3 * logits + shift) / temperature))
+    assert probability.max() == pytest.approx(51 / 52, abs=0.001)
+
+
+def test_labels_of_one_class_cannot_weigh_parts() -> None:
+    with pytest.raises(QualityError, match="both classes"):
+        fit_combination(np.zeros(3), np.zeros(3), np.ones(3))
