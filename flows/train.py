@@ -60,7 +60,8 @@ def train(run: TrainingRun) -> TrainingSummary:
     tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
     reviews = ingest(run.ingest, settings.store_url)
     test = ingest(run.test, settings.store_url) if run.test else None
-    cleaned = clean(reviews, test, run.clean)
+    unlabelled = ingest(run.unlabelled, settings.store_url) if run.unlabelled else None
+    cleaned = clean(reviews, test, unlabelled, run.clean)
     tokens = tokenize(cleaned, run.tokenize)
     fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, run.train))
     log = tracker.start_run(

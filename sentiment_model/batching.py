@@ -49,6 +49,14 @@ class TokenizedReviews:
         # `torch.tensor` copies: Arrow's buffers are read-only, which torch does not know.
         return cls(torch.tensor(values), torch.from_numpy(offsets - offsets[0]), labels)
 
+    def join(self, other: "TokenizedReviews") -> "TokenizedReviews":
+        """Return these reviews and then those of another."""
+        return TokenizedReviews(
+            torch.cat([self.values, other.values]),
+            torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            torch.cat([self.labels, other.labels]),
+        )
+
     def take(self, rows: Tensor) -> "TokenizedReviews":
         """Return some reviews, int64 row numbers of shape (n,), in that order."""
         lengths = self.lengths[rows]

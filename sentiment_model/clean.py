@@ -40,7 +40,11 @@ def text_hash(text: pl.Expr, salt: str) -> pl.Expr:
 
 
 def write_cleaned(
-    writer: DatasetWriter, reviews: pl.LazyFrame, test: pl.LazyFrame | None, config: CleanConfig
+    writer: DatasetWriter,
+    reviews: pl.LazyFrame,
+    test: pl.LazyFrame | None,
+    unlabelled: pl.LazyFrame | None,
+    config: CleanConfig,
 ) -> dict[str, Any]:
     """Write the cleaned reviews (role `part`) and those without text (role `quarantine`).
 
@@ -56,6 +60,7 @@ def write_cleaned(
         reviews: reviews in the review schema.
         test: a test set of its own in the same schema, whose labelled reviews are then the test together with
             those of `config.test_only_sources`; None holds out a share of the reviews too.
+        unlabelled: more reviews in the same schema, whose labels are not read, or None.
         config: shares and sources of the split.
 
     Returns:
@@ -65,6 +70,8 @@ def write_cleaned(
     Raises:
         QualityError: train, validation or test would lack one of the two labels.
     """
+    if unlabelled is not None:
+        reviews = pl.concat([reviews, unlabelled.with_columns(label=pl.lit(None, pl.Int8))])
     rows = _prepare(reviews, test, config)
     texts = _decide(rows, config, own_test=test is not None)
     counts = _count(texts)

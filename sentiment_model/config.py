@@ -165,6 +165,11 @@ class TrainConfig(ProfileSection):
     ema_decay: float = Field(
         0.998, ge=0.0, lt=1.0, description="Decay per step of the averaged weights that are kept; 0 turns it off."
     )
+    self_training: bool = Field(
+        False,
+        description="Train a second network, which also learns what the first model says of the unlabelled reviews, "
+        "and keep the better one.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of initialisation, dropout and batch order.")
     processes: int = Field(
         1, ge=1, le=1024, description="Training processes on this machine, one per GPU; each batch is shared out."
@@ -211,6 +216,9 @@ class TrainingRun(Config):
     )
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Reviews to train on.")
     test: IngestConfig | None = Field(None, description="A test set of its own, instead of a share of the reviews.")
+    unlabelled: IngestConfig | None = Field(
+        None, description="More reviews, whose labels are not read, for `train.self_training`."
+    )
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Normalisation and split.")
     tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description="Vocabulary and token ids.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture.")

@@ -11,7 +11,7 @@ from sentiment_model.config import TrainingRun
 from sentiment_model.store import Dataset, DatasetRef, Store
 
 # The stage that makes an input, by the name under which the next stage knows it. Other inputs are sources of reviews.
-_STAGES = {"ingest": "ingest", "test": "ingest", "clean": "clean", "tokenize": "tokenize"}
+_STAGES = {"ingest": "ingest", "test": "ingest", "unlabelled": "ingest", "clean": "clean", "tokenize": "tokenize"}
 
 
 class StageRecord(BaseModel):
@@ -48,7 +48,7 @@ def training_command(records: Iterable[StageRecord]) -> str | None:
         return None
     training = made.pop("train")
     sections = made | training
-    for source in sections.keys() & {"ingest", "test"}:
+    for source in sections.keys() & {"ingest", "test", "unlabelled"}:
         if sections[source]["source"] != "imdb":
             sections[source] = sections[source] | {"path": "PATH"}
     chosen = TrainingRun.model_validate(sections).model_dump(mode="json", exclude_defaults=True)

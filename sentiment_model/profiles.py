@@ -15,14 +15,19 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     },
     "default": {},
     "nightly": {
-        "tokenize": {"max_tokens": 800, "max_vocabulary": 50_000},
-        "model": {"hidden_size": 128, "embedding_size": 128},
-        "train": {"epochs": 8, "learning_rate": 2e-3, "patience": 3},
+        "model": {"embedding_dropout": 0.3, "dropout": 0.3},
+        "train": {"self_training": True},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
         "tokenize": {"max_tokens": 1000, "max_vocabulary": 50_000},
         "model": {"layers": 2, "hidden_size": 512, "embedding_size": 256},
-        "train": {"epochs": 12, "learning_rate": 1e-3, "tokens_per_batch": 65_536, "patience": 3},
+        "train": {
+            "epochs": 12,
+            "learning_rate": 1e-3,
+            "tokens_per_batch": 65_536,
+            "patience": 3,
+            "self_training": True,
+        },
     },
 }

@@ -49,6 +49,7 @@ class TrainingResult:
     weights: dict[str, Tensor]
     history: list[EpochMetrics]
     best_epoch: int
+    steps: int
     validation_logits: Tensor
 
 
@@ -180,6 +181,7 @@ class _Trainer:
             weights={name: tensor.cpu() for name, tensor in self.best.items()},
             history=[EpochMetrics(**metrics) for metrics in self.progress.history],
             best_epoch=self.progress.best_epoch,
+            steps=self.progress.step,
             validation_logits=logits,
         )
 

@@ -17,15 +17,13 @@ import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
 
 from sentiment_model.batching import TokenizedReviews
-from sentiment_model.bundle import DESCRIPTION, TOKENS_PER_BATCH, VOCABULARY, WEIGHTS, save_bundle
-from sentiment_model.calibration import fit_combination, fit_temperature
+from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, SentimentError
-from sentiment_model.inference import predict_logits
-from sentiment_model.naive_bayes import fit_ngrams
+from sentiment_model.fitting import fit_model
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
-from sentiment_model.training import EpochMetrics, Observer, TrainingResult, choose_device, train
+from sentiment_model.training import EpochMetrics, Observer, choose_device
 from sentiment_model.vocabulary import Vocabulary
 
 TRAIN = Stage("train", 1)
@@ -76,56 +74,34 @@ def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> 
 
 def _train_here(job: TrainingJob, observer: Observer | None) -> None:
     tokens = open_dataset(job.tokens)
-    device = choose_device(job.device)
 
     def load(split: str) -> TokenizedReviews:
         return TokenizedReviews.from_frame(tokens.scan(split).select("ids", "label").collect())
 
-    validation = load("validation")
     with tokens.local_folder() as folder:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
-    reviews = load("train")
-    result = train(
-        reviews,
-        validation,
+    fitted = fit_model(
+        load("train"),
+        load("validation"),
+        load("unlabelled") if job.train.self_training else None,
         len(vocabulary),
         job.model,
         job.train,
-        device=device,
+        device=choose_device(job.device),
         checkpoint=job.checkpoint,
         observer=observer,
     )
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        _save(job, result, vocabulary, reviews, validation)
-
-
-def _save(
-    job: TrainingJob,
-    result: TrainingResult,
-    vocabulary: Vocabulary,
-    reviews: TokenizedReviews,
-    validation: TokenizedReviews,
-) -> None:
-    tokens = open_dataset(job.tokens).manifest
-    weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
-    recurrent, labels = result.validation_logits.numpy(), validation.labels.numpy()
-    if job.model.ngrams:
-        wide = fit_ngrams(reviews, job.model.ngrams)
-        scores = predict_logits(wide, validation, TOKENS_PER_BATCH, torch.device("cpu")).numpy()
-        temperature, scale, shift = fit_combination(recurrent, scores, labels)
-        weights |= {"wide.weight": wide.weight * scale, "wide.bias": wide.bias * scale + shift}
-    else:
-        temperature = fit_temperature(recurrent, labels)
-    save_bundle(
-        job.output,
-        weights,
-        vocabulary,
-        job.model,
-        max_tokens=tokens.parameters["max_tokens"],
-        temperature=temperature,
-        trained_on={**tokens.inputs, "tokenize": job.tokens.fingerprint},
-    )
-    (job.output / HISTORY).write_text(json.dumps([asdict(metrics) for metrics in result.history], indent=2))
+    if fitted:
+        save_bundle(
+            job.output,
+            fitted.weights,
+            vocabulary,
+            job.model,
+            max_tokens=tokens.manifest.parameters["max_tokens"],
+            temperature=fitted.temperature,
+            trained_on={**tokens.manifest.inputs, "tokenize": job.tokens.fingerprint},
+        )
+        (job.output / HISTORY).write_text(json.dumps([asdict(metrics) for metrics in fitted.history], indent=2))
 
 
 def _train_in_processes(job: TrainingJob, observer: Observer) -> None:

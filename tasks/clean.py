@@ -8,26 +8,34 @@ from tasks._stage import run_stage
 _TIMEOUT_SECONDS = 24 * 3600.0
 
 
-def clean(reviews: DatasetRef, test: DatasetRef | None, config: CleanConfig) -> DatasetRef:
+def clean(
+    reviews: DatasetRef, test: DatasetRef | None, unlabelled: DatasetRef | None, config: CleanConfig
+) -> DatasetRef:
     """Normalise, de-duplicate and split ingested reviews.
 
     Args:
         reviews: the reviews to train on.
         test: a test set of its own, or None to hold out a share of the reviews.
+        unlabelled: more reviews, whose labels are not read, or None.
         config: shares and sources of the split.
 
     Raises:
         QualityError: train, validation or test would lack one of the two labels.
         StoreError: the store cannot be read or written.
     """
-    inputs = {"ingest": reviews.fingerprint} | ({"test": test.fingerprint} if test else {})
+    inputs = {"ingest": reviews.fingerprint}
+    inputs |= {name: ref.fingerprint for name, ref in {"test": test, "unlabelled": unlabelled}.items() if ref}
     return run_stage(
         CLEAN,
         reviews.store_url,
         inputs,
         config.model_dump(mode="json"),
         lambda writer: write_cleaned(
-            writer, open_dataset(reviews).scan(), open_dataset(test).scan() if test else None, config
+            writer,
+            open_dataset(reviews).scan(),
+            open_dataset(test).scan() if test else None,
+            open_dataset(unlabelled).scan() if unlabelled else None,
+            config,
         ),
         timeout_seconds=_TIMEOUT_SECONDS,
     )

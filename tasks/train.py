@@ -10,6 +10,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.fitting import second_checkpoint
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, DatasetWriter
 from sentiment_model.tracking import Tracker, TrainingRunLog
@@ -97,5 +98,6 @@ def train(
             return write_model(writer, job, display)
 
     dataset = run_stage(TRAIN, tokens.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)
-    checkpoint.unlink(missing_ok=True)
+    for path in (checkpoint, second_checkpoint(checkpoint)):
+        path.unlink(missing_ok=True)
     return dataset

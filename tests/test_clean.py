@@ -28,14 +28,19 @@ def reviews(rows: Sequence[Row], first_id: int = 0) -> pl.LazyFrame:
 
 
 def cleaned(
-    tmp_path: Path, rows: Sequence[Row], test: Sequence[Row] | None = None, **config: Any
+    tmp_path: Path,
+    rows: Sequence[Row],
+    test: Sequence[Row] | None = None,
+    unlabelled: Sequence[Row] | None = None,
+    **config: Any,
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Clean, and return the kept rows, the quarantine and the counts."""
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     folder.mkdir()
     writer = DatasetWriter(folder)
     own_test = None if test is None else reviews(test, len(rows))
-    counts = write_cleaned(writer, reviews(rows), own_test, CleanConfig(**config))
+    more = None if unlabelled is None else reviews(unlabelled, 10_000)
+    counts = write_cleaned(writer, reviews(rows), own_test, more, CleanConfig(**config))
 
     def read(role: str, schema: pl.Schema) -> pl.DataFrame:
         files = [folder / name for name, of in writer.roles.items() if of == role]
@@ -125,6 +130,16 @@ def test_a_test_set_of_its_own_is_the_whole_test(tmp_path: Path) -> None:
     assert counts["contradictions"] == 2
     assert counts["splits"]["unlabelled"] == 1
     assert kept["text"].is_unique().all()
+
+
+def test_labels_of_unlabelled_reviews_are_not_read(tmp_path: Path) -> None:
+    alone, _, _ = cleaned(tmp_path, many(200))
+    more: list[Row] = [("review number 1", 0, "more"), ("new review", 1, "more"), ("another", None, "rotten_tomatoes")]
+    kept, _, counts = cleaned(tmp_path, many(200), unlabelled=more)
+    assert kept.filter(pl.col("label").is_not_null()).equals(alone)
+    unlabelled = kept.filter(pl.col("label").is_null())
+    assert unlabelled.select("text", "split").rows() == [("new review", "unlabelled"), ("another", "unlabelled")]
+    assert (counts["duplicates"], counts["splits"]["unlabelled"]) == (1, 2)
 
 
 def test_sources_held_out_are_test_only(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> DatasetRef:
     def write(writer: DatasetWriter) -> dict[str, int]:
         split(300, 0).write_parquet(writer.file("train.parquet", role="train"))
         split(100, 1).write_parquet(writer.file("validation.parquet", role="validation"))
+        split(200, 2).with_columns(label=pl.lit(None, pl.Int8)).write_parquet(
+            writer.file("unlabelled.parquet", role="unlabelled")
+        )
         texts = pl.DataFrame({"text": [" ".join(WORDS)] * 2}).lazy()
         Vocabulary.fit(texts, TokenizeConfig()).save(writer.file("vocabulary.parquet", role="vocabulary"))
         return {}
@@ -102,6 +105,13 @@ def test_two_processes_train_like_one_on_the_same_global_batches(
     for name, tensor in one_weights.items():
         torch.testing.assert_close(two_weights[name], tensor, rtol=1e-2, atol=1e-3)
     assert not (tmp_path / "model" / "job.json").exists()
+
+
+def test_two_processes_learn_the_same_probabilities_of_unlabelled_reviews(tokens: DatasetRef, tmp_path: Path) -> None:
+    one, _ = train(job(tokens, tmp_path / "one", self_training=True, epochs=1))
+    two, _ = train(job(tokens, tmp_path / "two", self_training=True, epochs=1, processes=2))
+    assert len(one.epochs) == 2
+    assert two.losses == pytest.approx(one.losses, rel=1e-3, abs=1e-4)
 
 
 def test_the_wide_part_is_weighed_on_the_validation_reviews(tokens: DatasetRef, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Everything that is learned from reviews: the network, the wide part, how they are weighed, and self-training."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.calibration import fit_combination, fit_temperature
+from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.inference import predict_logits
+from sentiment_model.naive_bayes import fit_ngrams
+from sentiment_model.network import SentimentModel
+from sentiment_model.ngrams import NGramScore
+from sentiment_model.training import EpochMetrics, Observer, TrainingResult, train
+
+_TOKENS_PER_BATCH = 16_384
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """State of a :class:`SentimentModel`, the temperature that calibrates its logits, and how training went."""
+
+    weights: dict[str, Tensor]
+    temperature: float
+    history: list[EpochMetrics]
+
+
+def fit_model(
+    reviews: TokenizedReviews,
+    validation: TokenizedReviews,
+    unlabelled: TokenizedReviews | None,
+    vocabulary_size: int,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    observer: Observer | None = None,
+) -> FittedModel | None:
+    """Train the network, fit the wide part beside it, and weigh both on the validation reviews.
+
+    With unlabelled reviews, a second network learns the labelled reviews and the first model's probabilities of the
+    others, and replaces the first if its validation loss is lower: self-training with soft labels, as in Xie et al.
+    (2020), "Self-Training with Noisy Student". The wide part learns from the labelled reviews alone; taught by the
+    model it repeats what the network says and the sum gets worse.
+
+    Args:
+        reviews: labelled reviews to train on.
+        validation: labelled reviews that choose the epoch, the weights of the parts and the temperature.
+        unlabelled: reviews whose labels are not looked at, or None.
+        vocabulary_size: number of token ids.
+        model_config: architecture.
+        config: optimisation.
+        device: where to compute.
+        checkpoint: file from which an interrupted training resumes; the second network has one of its own beside it.
+        observer: is told how training goes.
+
+    Returns:
+        the model; None on all of several processes but the first.
+
+    Raises:
+        QualityError: a split is empty or has a row without a label, or the validation reviews are of one class.
+        ModelError: the loss is no longer finite, or the checkpoint is damaged.
+    """
+
+    def fit_network(learned_from: TokenizedReviews, path: Path, watcher: Observer | None) -> TrainingResult:
+        return train(
+            learned_from,
+            validation,
+            vocabulary_size,
+            model_config,
+            config,
+            device=device,
+            checkpoint=path,
+            observer=watcher,
+        )
+
+    result = fit_network(reviews, checkpoint, observer)
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    wide = fit_ngrams(reviews, model_config.ngrams) if is_first and model_config.ngrams else None
+    if unlabelled is not None and len(unlabelled):
+        labels = torch.empty(len(unlabelled), device=device)
+        if is_first:
+            teacher = _weigh(result, wide, validation)
+            labels.copy_(_probabilities(teacher, unlabelled, vocabulary_size, model_config, device))
+        if dist.is_initialized():
+            dist.broadcast(labels, 0)
+        taught = reviews.join(replace(unlabelled, labels=labels.cpu()))
+        second = fit_network(taught, second_checkpoint(checkpoint), observer and _After(observer, result))
+        history = [*result.history, *(_later(metrics, len(result.history)) for metrics in second.history)]
+        result = replace(min(result, second, key=_validation_loss), history=history)
+    return _weigh(result, wide, validation) if is_first else None
+
+
+def second_checkpoint(checkpoint: Path) -> Path:
+    """Return where the second network of self-training keeps its checkpoint."""
+    return checkpoint.with_stem(f"{checkpoint.stem}-second")
+
+
+class _After:
+    """Numbers the steps and epochs of a second training after those of the first."""
+
+    def __init__(self, observer: Observer, first: TrainingResult) -> None:
+        self._observer, self._steps, self._epochs = observer, first.steps, len(first.history)
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        self._observer.on_step(step + self._steps, total_steps + self._steps, loss)
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self._observer.on_epoch(_later(metrics, self._epochs))
+
+
+def _later(metrics: EpochMetrics, epochs: int) -> EpochMetrics:
+    return replace(metrics, epoch=metrics.epoch + epochs)
+
+
+def _validation_loss(result: TrainingResult) -> float:
+    return result.history[result.best_epoch].validation_loss
+
+
+def _weigh(result: TrainingResult, wide: NGramScore | None, validation: TokenizedReviews) -> FittedModel:
+    """Put the parts together, the wide one scaled so that their sum is the logit."""
+    weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
+    logits, labels = result.validation_logits.numpy(), validation.labels.numpy()
+    if wide is None:
+        return FittedModel(weights, fit_temperature(logits, labels), result.history)
+    scores = predict_logits(wide, validation, _TOKENS_PER_BATCH, torch.device("cpu")).numpy()
+    temperature, scale, shift = fit_combination(logits, scores, labels)
+    weights |= {"wide.weight": wide.weight * scale, "wide.bias": wide.bias * scale + shift}
+    return FittedModel(weights, temperature, result.history)
+
+
+def _probabilities(
+    fitted: FittedModel, reviews: TokenizedReviews, vocabulary_size: int, config: ModelConfig, device: torch.device
+) -> Tensor:
+    model = SentimentModel(vocabulary_size, config)
+    model.load_state_dict(fitted.weights)
+    parts = predict_logits(model.to(device), reviews, _TOKENS_PER_BATCH, device, parts=(2,))
+    return torch.sigmoid(parts.sum(dim=1) / fitted.temperature)

@@ -1,0 +1,119 @@
+"""Self-training: what the second network learns from, which one is kept, and that it resumes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from test_training_job import CONFIG, MODEL, split
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.fitting import FittedModel, fit_model, second_checkpoint
+from sentiment_model.network import SentimentModel
+from sentiment_model.training import EpochMetrics, Observer, train
+
+CPU = torch.device("cpu")
+WORDS = 40
+TRAIN, VALIDATION, MORE = (
+    TokenizedReviews.from_frame(split(count, seed)) for count, seed in ((60, 0), (100, 1), (400, 2))
+)
+NO_LABELS = replace(MORE, labels=torch.full_like(MORE.labels, torch.nan))
+
+
+class Recorder:
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.steps: list[int] = []
+        self.epochs: list[EpochMetrics] = []
+        self.stop_at = stop_at
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        assert step <= total_steps
+        self.steps.append(step)
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        self.epochs.append(metrics)
+
+
+def fit(folder: Path, unlabelled: TokenizedReviews | None, observer: Observer | None = None) -> FittedModel:
+    folder.mkdir(exist_ok=True)
+    config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0})
+    fitted = fit_model(
+        TRAIN,
+        VALIDATION,
+        unlabelled,
+        WORDS,
+        MODEL,
+        config,
+        device=CPU,
+        checkpoint=folder / "training.safetensors",
+        observer=observer,
+    )
+    assert fitted is not None
+    return fitted
+
+
+def accuracy(fitted: FittedModel) -> float:
+    model = SentimentModel(WORDS, MODEL)
+    model.load_state_dict(fitted.weights)
+    ids, lengths = MORE.batch(torch.arange(len(MORE)), 64)
+    recurrent = model.eval()(ids, lengths)[:, 0]
+    return ((recurrent > 0) == (MORE.labels > 0.5)).double().mean().item()
+
+
+def test_unlabelled_reviews_teach_the_network_and_their_labels_are_not_read(tmp_path: Path) -> None:
+    recorder = Recorder()
+    without, taught = fit(tmp_path / "without", None), fit(tmp_path / "taught", NO_LABELS, recorder)
+    assert accuracy(taught) > accuracy(without) + 0.05
+    wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels))
+    assert all(wrong.weights[name].equal(tensor) for name, tensor in taught.weights.items())
+    # Steps and epochs count on, and the first network's are those of a training without the second.
+    assert recorder.steps == list(range(1, len(recorder.steps) + 1))
+    assert [metrics.epoch for metrics in recorder.epochs] == list(range(8))
+    assert [metrics.epoch for metrics in taught.history] == list(range(8))
+    losses = [metrics.validation_loss for metrics in taught.history]
+    assert losses[:4] == [metrics.validation_loss for metrics in without.history]
+    assert min(losses[4:]) < min(losses[:4])
+
+
+def test_a_second_network_that_is_worse_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_badly(reviews: TokenizedReviews, *arguments: object, **options: object) -> object:
+        result = train(reviews, *arguments, **options)  # type: ignore[arg-type]
+        if len(reviews) == len(TRAIN):
+            return result
+        worse = [replace(metrics, validation_loss=9.0) for metrics in result.history]
+        return replace(result, history=worse, weights={name: 0 * tensor for name, tensor in result.weights.items()})
+
+    without = fit(tmp_path / "without", None)
+    monkeypatch.setattr("sentiment_model.fitting.train", train_badly)
+    kept = fit(tmp_path / "kept", NO_LABELS)
+    assert all(kept.weights[name].equal(tensor) for name, tensor in without.weights.items())
+    assert kept.temperature == without.temperature
+    assert len(kept.history) == 8
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: float) -> None:
+    whole = Recorder()
+    uninterrupted = fit(tmp_path / "whole", NO_LABELS, whole)
+    stop_at = round(share * len(whole.steps))
+    stopped = Recorder(stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", NO_LABELS, stopped)
+    assert second_checkpoint(tmp_path / "stopped" / "training.safetensors").exists() == (share == 0.5)
+    resumed = Recorder()
+    again = fit(tmp_path / "stopped", NO_LABELS, resumed)
+    assert resumed.steps[0] >= stop_at
+    assert resumed.steps[-1] == whole.steps[-1]
+    assert all(again.weights[name].equal(tensor) for name, tensor in uninterrupted.weights.items())
+    assert again.temperature == uninterrupted.temperature
+    timeless = [[replace(m, seconds=0, tokens_per_second=0) for m in of.history] for of in (again, uninterrupted)]
+    assert timeless[0] == timeless[1]
+
+
+def test_without_unlabelled_reviews_there_is_no_second_network(tmp_path: Path) -> None:
+    nothing = TokenizedReviews.from_frame(pl.DataFrame(schema={"ids": pl.List(pl.Int32), "label": pl.Int8}))
+    assert len(fit(tmp_path, nothing).history) == 4
+    assert not second_checkpoint(tmp_path / "training.safetensors").exists()
