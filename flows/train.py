@@ -20,7 +20,7 @@ from sentiment_model.nested import flatten
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker
-from sentiment_model.training_job import TRAIN, training_identity
+from sentiment_model.training_job import TRAIN, resolve_processes, training_identity
 from tasks.baseline import baseline
 from tasks.clean import clean
 from tasks.evaluate import evaluate
@@ -63,7 +63,8 @@ def train(run: TrainingRun) -> TrainingSummary:
     unlabelled = ingest(run.unlabelled, settings.store_url) if run.unlabelled else None
     cleaned = clean(reviews, test, unlabelled, run.clean)
     tokens = tokenize(cleaned, run.tokenize)
-    fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, run.train))
+    config = resolve_processes(run.train, settings.device)
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, config))
     log = tracker.start_run(
         run.model_name,
         fingerprint,
@@ -72,7 +73,7 @@ def train(run: TrainingRun) -> TrainingSummary:
         tags={"prefect.flow_run": str(flow_run.id or ""), "prefect.url": str(flow_run.ui_url or "")},
     )
     log.log_dataset(open_dataset(tokens), "training")
-    model = train_network(tokens, run.model, run.train, tracker, log.run_id)
+    model = train_network(tokens, run.model, config, tracker, log.run_id)
     peer = baseline(cleaned)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))

@@ -172,7 +172,11 @@ class TrainConfig(ProfileSection):
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of initialisation, dropout and batch order.")
     processes: int = Field(
-        1, ge=1, le=1024, description="Training processes on this machine, one per GPU; each batch is shared out."
+        0,
+        ge=0,
+        le=1024,
+        description="Training processes on this machine, which share out each batch; 0 is one per GPU, or without "
+        "a GPU one per CPU core, at most 4. Another number draws other dropout, and so trains another model.",
     )
     checkpoint_seconds: float = Field(
         30.0, ge=0.0, description="Time between checkpoints within an epoch, in seconds; 0 writes one every step."

@@ -1,11 +1,13 @@
 """The network over many reviews, in batches of similar length."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from sentiment_model.batching import TokenizedReviews, plan_batches
+from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
 
 
 def predict_logits(
@@ -23,13 +25,40 @@ def predict_logits(
     Returns:
         logits, float32, on the CPU, shape (reviews, *parts).
     """
+    batches = plan_batches(reviews.lengths, token_budget)
     logits = torch.empty(len(reviews), *parts)
     network.eval()
-    with torch.inference_mode(), autocast(device):
-        for batch in plan_batches(reviews.lengths, token_budget):
+
+    def answer(batch: Batch) -> Tensor:
+        with torch.inference_mode(), autocast(device):
             ids, lengths = reviews.batch(batch.rows, batch.padded_length)
-            logits[batch.rows] = network(ids.to(device), lengths.to(device)).cpu()
+            answered: Tensor = network(ids.to(device), lengths.to(device)).cpu()
+            return answered
+
+    with _batch_threads(device) as threads:
+        for batch, answered in zip(batches, threads.map(answer, batches), strict=True):
+            logits[batch.rows] = answered
     return logits
+
+
+@contextmanager
+def _batch_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that compute a batch each, with one thread inside each operation.
+
+    The steps of a recurrent network are too small to be shared out: threads inside an operation wait for each other
+    at every step, and on a busy machine for one that does not run.
+    """
+    if device.type != "cpu":
+        with ThreadPoolExecutor(1) as threads:
+            yield threads
+        return
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(cores) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(cores)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -29,6 +29,8 @@ from sentiment_model.vocabulary import Vocabulary
 TRAIN = Stage("train", 1)
 HISTORY = "history.json"
 
+_MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
+
 
 class TrainingJob(BaseModel):
     """Everything a training process has to know."""
@@ -46,10 +48,29 @@ def training_identity(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the inputs and the parameters that a trained model is named by.
 
-    How often checkpoints are written and what device computes do not name another model.
+    How often checkpoints are written and what device computes do not name another model; the number of processes does.
     """
-    parameters = {"model": model.model_dump(), "train": config.model_dump(exclude={"checkpoint_seconds"})}
-    return {"tokenize": tokens.fingerprint}, parameters
+    train = config.model_dump(exclude={"checkpoint_seconds"})
+    return {"tokenize": tokens.fingerprint}, {"model": model.model_dump(), "train": train}
+
+
+def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
+    """Return the configuration with the number of processes that 0 means on this machine.
+
+    On CPU, processes of one thread each beat threads inside each operation: the steps of a recurrent network are so
+    small that the threads mostly wait for each other, and on a busy machine for one that does not run.
+    """
+    if config.processes:
+        return config
+    on_gpu = choose_device(device).type == "cuda"
+    processes = torch.cuda.device_count() if on_gpu else min(_MAX_CPU_PROCESSES, _cores())
+    return config.model_copy(update={"processes": processes})
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the machine has."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> dict[str, Any]:
@@ -61,10 +82,10 @@ def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> 
     Raises:
         SentimentError: the data or the configuration cannot be trained on; the message says why.
     """
-    if job.train.processes == 1:
-        _train_here(job, observer)
-    else:
+    if job.train.processes > 1:
         _train_in_processes(job, observer)
+    else:
+        _train_here(job, observer)
     for name in (WEIGHTS, VOCABULARY, DESCRIPTION, HISTORY):
         writer.file(name)
     history = json.loads((job.output / HISTORY).read_text())
@@ -110,7 +131,9 @@ def _train_in_processes(job: TrainingJob, observer: Observer) -> None:
     description.write_text(job.model_dump_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={job.train.processes}", "-m", "sentiment_model.training_job", str(description)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own arguments
+    threads = max(1, _cores() // job.train.processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ours
         failure = ""
         try:
             for line in process.stdout or ():
@@ -136,17 +159,23 @@ def _pass_on(line: str, observer: Observer) -> str:
     return str(message.get("error", ""))
 
 
-class _Reporter:
-    """Reports to the parent process, a JSON object a line."""
+def _tell_parent(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
 
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
+
+class _Reporter:
+    """Reports to the parent process, a JSON object a line.
+
+    Each line is flushed: when the parent is killed, the next one fails, and the training ends instead of going on
+    beside the one that is started again.
+    """
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        self._write(json.dumps({"step": step, "total_steps": total_steps, "loss": loss}) + "\n")
+        _tell_parent({"step": step, "total_steps": total_steps, "loss": loss})
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        self._write(json.dumps(asdict(metrics)) + "\n")
+        _tell_parent(asdict(metrics))
 
 
 def main() -> int:
@@ -160,12 +189,11 @@ def main() -> int:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        _train_here(job, _Reporter(sys.stdout.write))
+        _train_here(job, _Reporter())
     except SentimentError as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        _tell_parent({"error": str(error)})
         return 1
     finally:
-        sys.stdout.flush()
         dist.destroy_process_group()
     return 0
 

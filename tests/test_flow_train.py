@@ -42,7 +42,7 @@ def training_run(reviews: Path, **changes: object) -> TrainingRun:
             "ingest": {"source": "files", "path": str(reviews), "columns": {"text": "text", "label": "label"}},
             "clean": {"test_share": 0.2},
             "model": {"hidden_size": 8, "embedding_size": 16},
-            "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9},
+            "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9, "processes": 1},
             "evaluate": {"bootstrap_samples": 100, "mistakes": 3},
             "gate": {"baseline_margin": -1.0},  # so small a network need not beat the baseline here
             **changes,

@@ -4,9 +4,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ from sentiment_model.vocabulary import Vocabulary
 WORDS = [f"w{i}" for i in range(40)]
 # Without dropout, whose masks differ by process, several processes compute what one does.
 MODEL = ModelConfig(hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
-CONFIG = TrainConfig(epochs=3, tokens_per_batch=640, learning_rate=3e-2, ema_decay=0.9)
+CONFIG = TrainConfig(epochs=3, tokens_per_batch=640, learning_rate=3e-2, ema_decay=0.9, processes=1)
 
 
 class Recorder:
@@ -138,11 +140,7 @@ def test_an_error_in_another_process_arrives_as_one(tokens: DatasetRef, tmp_path
         train(diverging)
 
 
-def test_a_killed_training_goes_on_to_the_same_result(
-    alone: tuple[Recorder, dict[str, torch.Tensor]], tokens: DatasetRef, tmp_path: Path
-) -> None:
-    killed = job(tokens, tmp_path, checkpoint_seconds=0)
-    program = """
+KILLED = """
 import os, signal, sys
 from sentiment_model.store import DatasetWriter
 from sentiment_model.training_job import TrainingJob, write_model
@@ -155,11 +153,17 @@ class KillAtStep:
 job = TrainingJob.model_validate_json(sys.argv[1])
 write_model(DatasetWriter(job.output), job, KillAtStep())
 """
+
+
+def test_a_killed_training_goes_on_to_the_same_result(
+    alone: tuple[Recorder, dict[str, torch.Tensor]], tokens: DatasetRef, tmp_path: Path
+) -> None:
+    killed = job(tokens, tmp_path, checkpoint_seconds=0)
     _, expected = alone
     steps = len(alone[0].losses)
     # Once in the middle of an epoch from the start, once more after resuming, in the other epoch.
     for stop_at in (steps // 4, 3 * steps // 4):
-        run = subprocess.run([sys.executable, "-c", program, killed.model_dump_json(), str(stop_at)], check=False)
+        run = subprocess.run([sys.executable, "-c", KILLED, killed.model_dump_json(), str(stop_at)], check=False)
         assert run.returncode == -signal.SIGKILL
         assert not (killed.output / "weights.safetensors").exists()
     recorder, weights = train(killed)
@@ -168,3 +172,21 @@ write_model(DatasetWriter(job.output), job, KillAtStep())
         assert torch.equal(weights[name], tensor), name
     history = json.loads((killed.output / "history.json").read_text())
     assert [m["validation_loss"] for m in history] == [m.validation_loss for m in alone[0].epochs]
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tokens: DatasetRef, tmp_path: Path) -> None:
+    whole, expected = train(job(tokens, tmp_path / "whole", processes=2))
+    killed = job(tokens, tmp_path / "killed", processes=2, checkpoint_seconds=0)
+    run = subprocess.run([sys.executable, "-c", KILLED, killed.model_dump_json(), "10"], check=False)
+    assert run.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while orphans := [
+        process for process in psutil.process_iter(["cmdline"]) if str(killed.output) in str(process.info["cmdline"])
+    ]:
+        assert time.monotonic() < deadline, f"still running: {orphans}"
+        time.sleep(0.2)
+    assert not (killed.output / "weights.safetensors").exists()
+    recorder, weights = train(killed)
+    assert 0 < len(recorder.losses) <= len(whole.losses) - 9, "the training did not resume"
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor), name
