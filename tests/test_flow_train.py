@@ -19,6 +19,7 @@ from flows.train import TrainingSummary, train
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.evaluation_job import read_evaluation
+from sentiment_model.lineage import training_command
 from sentiment_model.store import open_dataset
 
 REVIEWS = 1500
@@ -128,6 +129,26 @@ def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server:
     split = cleaned.scan().collect()
     assert split["text_hash"].n_unique() == split.height
     assert set(split.filter(pl.col("split") == "test")["source"]) == {"own"}
+
+
+def test_unlabelled_reviews_teach_a_second_network(reviews: Path, settings_in: Path, prefect_server: None) -> None:
+    with reviews.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    more = settings_in / "more.csv"
+    pl.DataFrame(rows[:50]).with_columns(pl.col("text") + " again").write_csv(more, quote_style="non_numeric")
+    unlabelled = {"source": "files", "path": str(more), "columns": {"text": "text", "label": "label"}}
+    run = training_run(reviews, unlabelled=unlabelled)
+    run = run.model_copy(update={"train": run.train.model_copy(update={"self_training": True})})
+    summary = train(run)
+    assert open_dataset(summary.cleaned).counts["splits"]["unlabelled"] == 50
+    evaluation, _ = read_evaluation(open_dataset(summary.evaluation))
+    assert [metrics.epoch for metrics in evaluation.history] == [0, 1, 2, 3]
+    client = MlflowClient(f"sqlite:///{settings_in / 'mlflow.db'}")
+    steps = [m.step for m in client.get_metric_history(summary.registration.run_id, "validation_loss")]
+    assert steps == [0, 1, 2, 3]
+    command = training_command(evaluation.lineage)
+    assert command is not None
+    assert "--unlabelled" in command
 
 
 KILLED = """
