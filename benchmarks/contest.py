@@ -59,7 +59,7 @@ def _train_peer(name: str, source: Path, model: Path, seed: int) -> tuple[float,
 
 def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple[float, Score]:
     from sentiment_model.bundle import Predictor
-    from sentiment_model.training_job import HISTORY, TrainingJob, write_model
+    from sentiment_model.training_job import HISTORY, TrainingJob, resolve_processes, write_model
 
     started = time.perf_counter()
     store = Store(str(model.parent / "store"))
@@ -67,7 +67,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple
     job = TrainingJob(
         tokens=tokens.ref,
         model=run.model,
-        train=run.train.model_copy(update={"seed": seed}),
+        train=resolve_processes(run.train.model_copy(update={"seed": seed}), "cpu"),
         device="cpu",  # like the peers
         checkpoint=model.parent / "checkpoint.safetensors",
         output=model,

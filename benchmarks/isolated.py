@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+_MAXRSS_OF_A_MIB = 1024 * 1024 if sys.platform == "darwin" else 1024
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,7 +29,7 @@ def run_alone(function: str, **arguments: Any) -> tuple[Any, float]:
         arguments: its arguments, JSON-able.
 
     Returns:
-        what the function returned, and the process's peak resident memory in MiB.
+        what the function returned, and the peak resident memory in MiB of the process or the largest that it started.
 
     Raises:
         ProcessFailedError: the process failed.
@@ -51,15 +52,18 @@ def peak_memory_mib() -> float:
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MAXRSS_OF_A_MIB
+
+
+def _of_children() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _MAXRSS_OF_A_MIB
 
 
 def main() -> None:
     """Answer one call."""
     module, _, name = sys.argv[1].partition(":")
     result = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
-    Path(sys.argv[3]).write_text(json.dumps({"result": result, "peak_mib": peak_memory_mib()}))
+    Path(sys.argv[3]).write_text(json.dumps({"result": result, "peak_mib": max(peak_memory_mib(), _of_children())}))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.peers import PEERS
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
-from sentiment_model.config import TrainingRun
+from sentiment_model.config import ModelConfig, TrainingRun
 from sentiment_model.metrics import Floats, Interval, WeightedMetrics, mean_interval
 
 OURS = {
     "ours": TrainingRun(),
+    "ours, quick": TrainingRun(profile="quick"),
+    "ours, recurrent part alone": TrainingRun(model=ModelConfig(ngrams=0)),
 }
 """The configurations of ours to compare, by the name of their rows."""
 

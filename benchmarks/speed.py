@@ -30,7 +30,7 @@ from sentiment_model.batching import TokenizedReviews
 from sentiment_model.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
 from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.inference import predict_logits
-from sentiment_model.network import SentimentNetwork
+from sentiment_model.network import SentimentModel, SentimentNetwork
 from sentiment_model.normalise import normalise
 from sentiment_model.store import Store
 from sentiment_model.tokenize import encode
@@ -220,10 +220,10 @@ def grow(material: Material, bundle: Path, base: int, folder: Path) -> dict[str,
 def _untrained_bundle(material: Material, folder: Path) -> Path:
     folder.mkdir()
     torch.manual_seed(0)
-    network = SentimentNetwork(len(material.vocabulary), material.run.model)
+    model = SentimentModel(len(material.vocabulary), material.run.model)
     save_bundle(
         folder,
-        network.state_dict(),
+        model.state_dict(),
         material.vocabulary,
         material.run.model,
         max_tokens=material.run.tokenize.max_tokens,

@@ -14,7 +14,7 @@ from benchmarks.isolated import ProcessFailedError, run_alone
 from sentiment_model.config import ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.metrics import Interval
 
-TINY = TrainingRun(model=ModelConfig(hidden_size=4, embedding_size=8), train=TrainConfig(epochs=1))
+TINY = TrainingRun(model=ModelConfig(hidden_size=4, embedding_size=8), train=TrainConfig(epochs=1, processes=1))
 
 
 @pytest.fixture(scope="module")
