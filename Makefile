@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
 
-.PHONY: run test test-slow lint format lock clean
+.PHONY: run test test-slow lint format bench-quality bench-speed lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -25,6 +25,12 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-quality: .venv/benchmarks
+	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-speed: .venv/benchmarks
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
 # The stamps make an install happen once per change of the lock.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -37,10 +43,14 @@ format: .venv/dev
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint requirements.lock
 	touch $@ .venv/runtime
 
+.venv/benchmarks: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]' --constraint requirements.lock
+	touch $@ .venv/runtime
+
 lock: | .venv/bin/python
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-options --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra benchmarks --strip-extras --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-options --constraint constraints.txt --output-file requirements.lock pyproject.toml
 	sed -i.orig -E -e 's/^(torch==[^+ ]*)\+[a-z0-9.]+/\1/' -e '1e grep "^\\#" constraints.txt' requirements.lock
 	rm requirements.lock.orig
 

@@ -1,0 +1,1 @@
+"""Benchmarks against peers: ``python -m benchmarks.quality`` and ``python -m benchmarks.speed``."""

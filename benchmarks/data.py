@@ -1,0 +1,86 @@
+"""The reviews that every contestant gets: the project's default source through its own stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sentiment_model.clean import CLEAN, write_cleaned
+from sentiment_model.config import TokenizeConfig, TrainingRun
+from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
+from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
+from sentiment_model.tokenize import TOKENIZE, write_tokens
+
+BENCHMARK = Stage("benchmark-reviews", 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The reviews of one split: `text` normalised, `raw` as the source has it, `labels` 1 positive, 0 negative."""
+
+    text: pl.Series
+    raw: pl.Series
+    labels: NDArray[np.float64]
+
+
+def prepare(store_url: str, sample: int | None = None) -> Dataset:
+    """Ingest and clean the default source, and put the raw text of each review beside its cleaned one.
+
+    Args:
+        store_url: where the stages write; what is there already is not made again.
+        sample: about how many reviews to take, evenly from the whole source; None takes all, in the splits of the
+            project's default run.
+
+    Returns:
+        the headline reviews with the columns of a cleaned dataset and `raw` (role `part`).
+    """
+    run, store = TrainingRun(), Store(store_url)
+    ingested = ingest(store, run)
+    separate = ~pl.col("source").is_in(run.evaluate.separate_sources)
+    reviews = ingested.scan()
+    if sample is not None:
+        reviews = reviews.filter(separate)
+        reviews = reviews.gather_every(max(1, reviews.select(pl.len()).collect().item() // sample))
+    cleaned = clean(store, run, ingested, reviews, {"sample": sample} if sample is not None else {})
+    raw = ingested.scan().select("review_id", raw="text")
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        joined = cleaned.scan().filter(separate).join(raw, on="review_id", maintain_order="left").collect()
+        joined.write_parquet(writer.file("reviews.parquet"))
+        return dict(joined.group_by("split").len().sort("split").iter_rows())
+
+    return store.materialise(BENCHMARK, {"clean": cleaned.ref.fingerprint}, {}, write)[0]
+
+
+def ingest(store: Store, run: TrainingRun) -> Dataset:
+    """Run the ingest stage, under the name that the pipeline's own task gives its dataset."""
+    config = run.ingest
+    parameters = config.model_dump(mode="json", exclude={"path"})
+    return store.materialise(
+        INGEST, source_fingerprints(config), parameters, lambda writer: write_reviews(writer, config)
+    )[0]
+
+
+def clean(
+    store: Store, run: TrainingRun, ingested: Dataset, reviews: pl.LazyFrame, more_parameters: dict[str, Any]
+) -> Dataset:
+    """Run the clean stage on some of the ingested reviews, which `more_parameters` name."""
+    inputs, parameters = {"ingest": ingested.ref.fingerprint}, run.clean.model_dump(mode="json") | more_parameters
+    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, run.clean))[0]
+
+
+def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:
+    """Run the tokenize stage on cleaned reviews, which the fingerprint names."""
+    parameters = config.model_dump(mode="json")
+    return store.materialise(
+        TOKENIZE, {"clean": fingerprint}, parameters, lambda writer: write_tokens(writer, reviews, config)
+    )[0]
+
+
+def read_split(reviews: Path, name: str) -> Split:
+    """Read one split of the file that :func:`prepare` wrote."""
+    frame = pl.scan_parquet(reviews).filter(split=name).select("text", "raw", "label").collect()
+    return Split(frame["text"], frame["raw"], frame["label"].cast(pl.Float64).to_numpy())

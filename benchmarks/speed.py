@@ -1,0 +1,324 @@
+"""How fast ours is, and how it grows with the data: ``python -m benchmarks.speed``; `--help` lists the options.
+
+Peer is the loop that tutorials write around PyTorch's own bidirectional LSTM (:mod:`benchmarks.plain`). Contestants
+take turns in one process, round after round, so that a machine that is slow for a while is slow for all; figures are
+medians of the rounds. What is measured does not depend on what the networks have learned, so they stay untrained.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from benchmarks import growth
+from benchmarks.data import prepare, tokenize
+from benchmarks.figure import Bar, Panel, draw_panels
+from benchmarks.isolated import run_alone
+from benchmarks.plain import PlainNetwork, PlainTrainer, plain_logits
+from benchmarks.table import RESULTS, SAMPLES, Table, write_results
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
+from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
+from sentiment_model.inference import predict_logits
+from sentiment_model.network import SentimentModel, SentimentNetwork
+from sentiment_model.normalise import normalise
+from sentiment_model.store import Store
+from sentiment_model.tokenize import encode
+from sentiment_model.training import train
+from sentiment_model.vocabulary import Vocabulary
+
+WARMUP_STEPS = 5
+SIZES = (1, 4, 16)
+CELLS: tuple[str, ...] = get_args(Cell)
+PLAIN = "plain LSTM"
+PLAIN_DENORMAL = "plain LSTM, denormal numbers kept"
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the benchmarks run on."""
+
+    reviews: pl.LazyFrame
+    train: TokenizedReviews
+    validation: TokenizedReviews
+    vocabulary: Vocabulary
+    run: TrainingRun
+
+    def model(self, cell: str) -> ModelConfig:
+        """Return our network's configuration with another cell."""
+        return ModelConfig.model_validate({**self.run.model.model_dump(), "cell": cell})
+
+
+class _CountingReviews(TokenizedReviews):
+    """Reviews that note the tokens, without padding, of each batch that is taken from them."""
+
+    taken: list[int]
+
+    def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
+        ids, lengths = super().batch(rows, padded_length)
+        self.taken.append(int(lengths.sum()))
+        return ids, lengths
+
+
+class _EnoughSteps(Exception):  # noqa: N818 - no error
+    """Ends a training that has only to be measured."""
+
+
+class _Clock:
+    """Observes a training: from the end of the warm-up to the last step."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._started, self.seconds = steps, 0.0, 0.0
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:  # noqa: ARG002 - the protocol's
+        if step == WARMUP_STEPS:
+            self._started = time.perf_counter()
+        elif step == WARMUP_STEPS + self._steps:
+            self.seconds = time.perf_counter() - self._started
+            raise _EnoughSteps
+
+    def on_epoch(self, metrics: object) -> None: ...
+
+
+def training_rate(material: Material, cell: str, steps: int) -> float:
+    """Return the tokens per second, padding not counted, of the first steps of our training after the warm-up."""
+    reviews, clock = _counting(material.train), _Clock(steps)
+    # Enough epochs for a small sample to have so many steps; a checkpoint is written at their end alone.
+    config = TrainConfig.model_validate(
+        {**material.run.train.model_dump(), "epochs": 1000, "patience": 1000, "checkpoint_seconds": 1e9}
+    )
+    with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as folder:
+        try:
+            train(
+                reviews,
+                material.validation,
+                len(material.vocabulary),
+                material.model(cell),
+                config,
+                device=_CPU,
+                checkpoint=Path(folder, "checkpoint.safetensors"),
+                observer=clock,
+            )
+        except _EnoughSteps:
+            return sum(reviews.taken[WARMUP_STEPS : WARMUP_STEPS + steps]) / clock.seconds
+    raise RuntimeError("the training ended before it could be measured")
+
+
+def _counting(reviews: TokenizedReviews) -> _CountingReviews:
+    counting = _CountingReviews(reviews.values, reviews.offsets, reviews.labels)
+    object.__setattr__(counting, "taken", [])  # the class is frozen
+    return counting
+
+
+def plain_training_rate(material: Material, steps: int, *, flush_denormal: bool) -> float:
+    """Return the same of the plain loop.
+
+    Through the padding, gradients fade to denormal numbers, with which a CPU computes many times more slowly. Ours
+    makes them zero. That is one line, so the yardstick has it too, and the loop without it is a row of its own.
+    """
+    torch.set_flush_denormal(flush_denormal)
+    try:
+        return _plain_training_rate(material, steps)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _plain_training_rate(material: Material, steps: int) -> float:
+    torch.manual_seed(0)
+    network = PlainNetwork("lstm", bidirectional=True, vocabulary_size=len(material.vocabulary))
+    trainer = PlainTrainer(network, material.train, seed=0)
+    tokens = [0]
+    while True:  # a small sample has fewer batches than are measured
+        for taken in trainer.epoch():
+            tokens.append(taken)
+            if len(tokens) == WARMUP_STEPS + 1:
+                started = time.perf_counter()
+            if len(tokens) == WARMUP_STEPS + steps + 1:
+                return sum(tokens[WARMUP_STEPS + 1 :]) / (time.perf_counter() - started)
+
+
+def rounds(contestants: dict[str, Callable[[], float]], count: int) -> dict[str, float]:
+    """Return the median of each contestant's figure over rounds in which they take turns."""
+    drawn = [{name: measure() for name, measure in contestants.items()} for _ in range(count)]
+    return {name: median(figures[name] for figures in drawn) for name in contestants}
+
+
+def training(material: Material, steps: int, count: int) -> dict[str, float]:
+    """Return the training rates of our cells and of the plain loop, in tokens a second."""
+    contestants = {cell: partial(training_rate, material, cell, steps) for cell in CELLS}
+    contestants[PLAIN] = partial(plain_training_rate, material, steps, flush_denormal=True)
+    contestants[PLAIN_DENORMAL] = partial(plain_training_rate, material, steps, flush_denormal=False)
+    return rounds(contestants, count)
+
+
+def forward(material: Material, count: int) -> dict[str, float]:
+    """Return the rates of the forward pass over the validation split, in reviews a second."""
+
+    def ours(cell: str) -> Callable[[], float]:
+        network = SentimentNetwork(len(material.vocabulary), material.model(cell))
+        predict = lambda: predict_logits(network, material.validation, TOKENS_PER_BATCH, _CPU)  # noqa: E731
+        return lambda: _rate(len(material.validation), predict)
+
+    plain = PlainNetwork("lstm", bidirectional=True, vocabulary_size=len(material.vocabulary))
+    return rounds(
+        {
+            **{cell: ours(cell) for cell in CELLS},
+            PLAIN: lambda: _rate(len(material.validation), lambda: plain_logits(plain, material.validation)),
+        },
+        count,
+    )
+
+
+def text_path(material: Material, bundle: Path, count: int) -> dict[str, float]:
+    """Return the rates of the steps from raw text to label, in reviews a second."""
+    raw = material.reviews.filter(split="validation").select("raw").collect()["raw"]
+    predictor, max_tokens = Predictor.load(bundle), material.run.tokenize.max_tokens
+    cleaned = raw.to_frame("text").select(normalise(pl.col("text")))
+    return rounds(
+        {
+            "normalise": lambda: _rate(len(raw), lambda: raw.to_frame("text").select(normalise(pl.col("text")))),
+            "tokenize": lambda: _rate(len(raw), lambda: encode(cleaned, material.vocabulary, max_tokens)),
+            "raw text to label": lambda: _rate(len(raw), lambda: predictor.predict(raw)),
+        },
+        count,
+    )
+
+
+def _rate(rows: int, work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return rows / (time.perf_counter() - started)
+
+
+def grow(material: Material, bundle: Path, base: int, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Return time and peak memory of scoring and of preparing a training, by size of the data."""
+    found: dict[str, list[dict[str, float]]] = {"score": [], "prepare": []}
+    for size in SIZES:
+        path = folder / f"reviews-{size}.jsonl"
+        growth.write_copies(material.reviews, base, size, path)
+        store = str(folder / f"store-{size}")
+        # Batches that even the smallest size fills, so that memory can be compared.
+        options = {"score": {"bundle": str(bundle), "batch_rows": base}, "prepare": {}}
+        for stage, more in options.items():
+            answer, peak = run_alone(f"benchmarks.growth:{stage}", path=str(path), store=store, **more)
+            found[stage].append({"size": size, **answer, "peak_mib": peak})
+        path.unlink()
+    return found
+
+
+def _untrained_bundle(material: Material, folder: Path) -> Path:
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = SentimentModel(len(material.vocabulary), material.run.model)
+    save_bundle(
+        folder,
+        model.state_dict(),
+        material.vocabulary,
+        material.run.model,
+        max_tokens=material.run.tokenize.max_tokens,
+        temperature=1.0,
+        trained_on={},
+    )
+    return folder
+
+
+def _material(store: str, sample: int | None) -> Material:
+    run = TrainingRun()
+    dataset = prepare(store, sample)
+    tokens = tokenize(Store(store), run.tokenize, dataset.scan(), dataset.ref.fingerprint)
+    splits = [
+        TokenizedReviews.from_frame(tokens.scan(split).select("ids", "label").collect())
+        for split in ("train", "validation")
+    ]
+    vocabulary = Vocabulary.load(Path(tokens.files("vocabulary")[0]))
+    return Material(dataset.scan(), *splits, vocabulary, run)
+
+
+def _rates_table(title: str, unit: str, rates: dict[str, float], note: str) -> Table:
+    rows = [
+        [f"**ours, {name}**" if name in CELLS else name, f"{rate:,.0f}", f"{rate / rates[PLAIN]:.2f}"]
+        for name, rate in rates.items()
+    ]
+    return Table(title, ["", unit, "times the plain LSTM"], rows, note)
+
+
+def _growth_table(title: str, lines: list[dict[str, float]], note: str) -> Table:
+    rows = [
+        [
+            f"{line['size']}x",
+            f"{line['reviews']:,}",
+            f"{line['seconds']:.1f}",
+            f"{1000 * line['seconds'] / line['reviews']:.2f}",
+            f"{line['peak_mib']:,.0f}",
+        ]
+        for line in lines
+    ]
+    return Table(title, ["size", "reviews", "time (s)", "time a review (ms)", "peak memory (MiB)"], rows, note)
+
+
+def _tables(numbers: dict[str, Any], base: int) -> list[Table]:
+    text = [[name, f"{rate:,.0f}"] for name, rate in numbers["text_path"].items()]
+    return [
+        _rates_table("Training", "tokens/s", numbers["training"], "Tokens of the reviews; padding does not count."),
+        _rates_table("Forward pass", "reviews/s", numbers["forward"], "Over the validation split, from token ids."),
+        Table("From raw text to label", ["", "reviews/s"], text, "The last line holds the other two and the network."),
+        _growth_table("Growth of scoring", numbers["score"], f"JSON Lines to Parquet, in batches of {base:,} reviews."),
+        _growth_table("Growth of preparation", numbers["prepare"], "Ingest, clean and tokenize, from JSON Lines."),
+    ]
+
+
+def _figure(numbers: dict[str, Any]) -> str:
+    def rates(key: str, label: str) -> Panel:
+        return Panel(label, [Bar(name, rate, name in CELLS) for name, rate in numbers[key].items()])
+
+    def sizes(key: str, label: str, value: Callable[[dict[str, float]], float]) -> Panel:
+        return Panel(label, [Bar(f"{line['reviews']:,}", value(line), ours=True) for line in numbers[key]])
+
+    return draw_panels(
+        "speed",
+        [
+            rates("training", "training (tokens/s)"),
+            rates("forward", "forward pass (reviews/s)"),
+            sizes("score", "scoring: ms a review", lambda line: 1000 * line["seconds"] / line["reviews"]),
+            sizes("score", "scoring: peak memory (MiB)", lambda line: line["peak_mib"]),
+        ],
+        columns=2,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--steps", type=int, default=30, help="training steps to measure, after the warm-up")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in which contestants take turns")
+    parser.add_argument("--base", type=int, default=2_500, help="reviews of the smallest size in the growth tables")
+    parser.add_argument("--sample", type=int, metavar="N", help="take about N reviews, for a quick look")
+    parser.add_argument("--store", help="folder to keep the prepared reviews in; a temporary one by default")
+    parser.add_argument("--output", type=Path, help=f"folder of the results; {RESULTS} by default")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
+        material = _material(options.store or str(Path(temporary, "store")), options.sample)
+        bundle = _untrained_bundle(material, Path(temporary, "model"))
+        numbers: dict[str, Any] = {name: getattr(options, name) for name in ("sample", "steps", "rounds", "base")}
+        numbers["training"] = training(material, options.steps, options.rounds)
+        numbers["forward"] = forward(material, options.rounds)
+        numbers["text_path"] = text_path(material, bundle, options.rounds)
+        numbers |= grow(material, bundle, options.base, Path(temporary))
+    output = options.output or (SAMPLES if options.sample else RESULTS)
+    print(write_results(output, "speed", "Speed and growth", _tables(numbers, options.base), numbers, _figure(numbers)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

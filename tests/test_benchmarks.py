@@ -1,0 +1,152 @@
+"""The benchmarks run ours and their peers on real reviews, at a tiny size, and write what they found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import peers, plain, quality, speed
+from benchmarks.data import Split
+from benchmarks.isolated import ProcessFailedError, run_alone
+from sentiment_model.config import ModelConfig, TrainConfig, TrainingRun
+from sentiment_model.metrics import Interval
+
+TINY = TrainingRun(model=ModelConfig(hidden_size=4, embedding_size=8), train=TrainConfig(epochs=1, processes=1))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("store"))
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    markdown, figure = (folder / f"{name}.md").read_text(), (folder / f"{name}.svg").read_text()
+    assert markdown.startswith("# ")
+    assert f"({name}.svg)" in markdown
+    assert figure.count("<svg") == 1
+    assert "prefers-color-scheme:dark" in figure
+    assert "#123456" not in figure, "the placeholder of the text colour"
+    results: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    assert {"date", "commit", "cpu", "torch", "threads"} <= set(results["environment"])
+    return results
+
+
+def test_quality_keeps_the_rows_of_those_that_did_not_fail(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "fasttext.py").write_text("raise ImportError('no fastText | here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setattr(quality, "OURS", {"ours": TINY})
+    arguments = ["--sample", "500", "--store", store, "--output", str(tmp_path)]
+    assert quality.main([*arguments, "--only", "fasttext", "ours", "tfidf"]) == 1
+    found = read(tmp_path, "quality")["results"]
+    assert found["fasttext"] == {"failed": "ImportError: no fastText | here"}
+    for name in ("ours", "tfidf"):
+        row = found[name]
+        interval = Interval.model_validate(row["test_accuracy"])
+        assert interval.low < interval.value < interval.high
+        assert 0.0 < row["roc_auc"] < 1.0
+        assert row["training_seconds"] > 0.01
+        assert 10 < row["scoring_rate"] < 1e6
+        assert 50 < row["peak_mib"] < 10_000
+        assert 1e3 < row["model_bytes"] < 1e8
+    assert found["tfidf"]["roc_auc"] > 0.75, "400 reviews teach it something"
+    assert found["tfidf"]["peak_mib"] < found["ours"]["peak_mib"], "it does not need PyTorch"
+    lines = (tmp_path / "quality.md").read_text().splitlines()
+    width = next(line for line in lines if "test accuracy" in line).count("|")
+    (failed,) = (line for line in lines if "failed" in line)
+    assert "no fastText" in failed
+    assert failed.count("|") == width
+    (ours,) = (line for line in lines if "**ours**" in line)
+    assert f"| {100 * found['ours']['test_accuracy']['value']:.1f} % |" in ours
+
+
+def test_quality_ends_well_where_none_failed(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracy = Interval(value=0.75, low=0.5, high=1.0)
+    result = quality.Result([0, 1], accuracy, [0.7, 0.8], 0.6, [0.6, 0.6], 0.9, 12.0, 345.0, 678.0, 9e6)
+    monkeypatch.setattr(quality, "measure", lambda *_: result)
+    assert quality.main(["--sample", "500", "--store", store, "--output", str(tmp_path), "--only", "tfidf"]) == 0
+    row = "| 75.0 % (70.0 to 80.0) | 50.0 to 100.0 | 60.0 % (60.0 to 60.0) | 0.900 | 12.0 | 345 | 678 | 9.0 |"
+    assert row in (tmp_path / "quality.md").read_text()
+
+
+def test_seeds_are_for_those_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def run_alone(_function: str, **arguments: object) -> tuple[dict[str, Any], float]:
+        calls.append((arguments.get("peer"), arguments["seed"]))
+        answer = {"validation": [0.9], "test": [0.9, 0.1], "training_seconds": 1, "scoring_rate": 1, "model_bytes": 1}
+        return answer, 1.0
+
+    monkeypatch.setattr(quality, "run_alone", run_alone)
+    empty = pl.Series([""])
+    validation, test = Split(empty, empty, np.array([1.0])), Split(empty, empty, np.array([1.0, 0.0]))
+    for name in ("ours", "tfidf", "tutorial-rnn"):
+        quality.measure(name, Path(), [3, 4], validation, test)
+    assert calls == [(None, 3), (None, 4), ("tfidf", 0), ("tutorial-rnn", 3), ("tutorial-rnn", 4)]
+
+
+def test_each_figure_is_of_the_split_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def split(*labels: float) -> Split:
+        return Split(pl.Series([""] * len(labels)), pl.Series([""] * len(labels)), np.array(labels))
+
+    answers = [
+        {"validation": [0.9, 0.1], "test": [0.9, 0.1, 0.2, 0.8]},
+        {"validation": [0.9, 0.1], "test": [0.9, 0.9, 0.8, 0.4]},
+    ]
+    rest = {"training_seconds": 2.0, "scoring_rate": 100.0, "model_bytes": 1000}
+    replies = iter([({**answers[0], **rest}, 100.0), ({**answers[1], **rest}, 300.0)])
+    monkeypatch.setattr(quality, "run_alone", lambda *_, **__: next(replies))
+    result = quality.measure("ours", Path(), [5, 6], split(0, 1), split(1, 0, 1, 0))
+    assert result.validation_accuracies == [0.0, 0.0]
+    assert result.test_accuracies == [0.5, 0.75]
+    assert result.test_accuracy.value == 0.625
+    assert result.roc_auc == pytest.approx((0.75 + 0.625) / 2)
+    assert (result.peak_mib, result.training_seconds) == (200.0, 2.0)
+
+
+def test_nb_svm_learns_what_its_training_reviews_say(tmp_path: Path) -> None:
+    good, bad = ["a good , warm film", "good fun"] * 20, ["a bad , dull film", "bad noise"] * 20
+    texts = pl.Series(good + bad)
+    peer = peers.PEERS["nbsvm"]
+    peer.fit(Split(texts, texts, np.repeat([1.0, 0.0], 40)), tmp_path, 0)
+    raw = pl.Series(["GOOD &amp; <br />warm", "what a bad<br />film", "unheard-of"])
+    positive, negative, unknown = peer.load(tmp_path)(raw)
+    assert positive > 0.55
+    assert negative < 0.45
+    assert abs(unknown - 0.5) < 0.02
+
+
+def test_memory_is_that_of_the_process_alone() -> None:
+    ballast = np.ones(60_000_000)  # 458 MiB in this process
+    _, peak = run_alone("benchmarks.isolated:peak_memory_mib")
+    assert 5 < peak < 200
+    assert len(ballast) == 60_000_000
+    with pytest.raises(ProcessFailedError, match="no_such_function"):
+        run_alone("benchmarks.table:no_such_function")
+
+
+def test_speed_and_growth_at_a_tiny_size(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "WARMUP_STEPS", 1)
+    monkeypatch.setattr(speed, "SIZES", (2,))
+    monkeypatch.setattr(plain, "HIDDEN", 4)
+    monkeypatch.setattr(speed, "TrainingRun", lambda: TINY)
+    arguments = ["--sample", "500", "--store", store, "--output", str(tmp_path)]
+    assert speed.main([*arguments, "--steps", "1", "--rounds", "1", "--base", "100"]) == 0
+    found = read(tmp_path, "speed")
+    assert set(found["training"]) == {*speed.CELLS, speed.PLAIN, speed.PLAIN_DENORMAL}
+    assert set(found["forward"]) == {*speed.CELLS, speed.PLAIN}
+    assert all(100 < rate < 1e8 for rate in found["training"].values())
+    assert all(10 < rate < 1e7 for rate in [*found["forward"].values(), *found["text_path"].values()])
+    assert found["text_path"]["raw text to label"] < found["text_path"]["tokenize"]
+    for stage in ("score", "prepare"):
+        assert [line["reviews"] for line in found[stage]] == [200]
+        assert all(line["seconds"] > 0 and 50 < line["peak_mib"] < 10_000 for line in found[stage])
+    table = (tmp_path / "speed.md").read_text()
+    assert f"| **ours, lstm** | {found['training']['lstm']:,.0f} | " in table
+    assert f"| 2x | 200 | {found['score'][0]['seconds']:.1f} | " in table
+    assert f"| {speed.PLAIN} | {found['forward'][speed.PLAIN]:,.0f} | 1.00 |" in table
