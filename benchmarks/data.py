@@ -69,7 +69,7 @@ def clean(
 ) -> Dataset:
     """Run the clean stage on some of the ingested reviews, which `more_parameters` name."""
     inputs, parameters = {"ingest": ingested.ref.fingerprint}, run.clean.model_dump(mode="json") | more_parameters
-    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, run.clean))[0]
+    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, None, run.clean))[0]
 
 
 def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:
