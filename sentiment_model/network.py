@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
+from sentiment_model.pooling import masked_max, masked_mean
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -141,8 +142,4 @@ class SentimentNetwork(nn.Module):
             if not self.config.bidirectional:
                 return last
             return torch.cat([last[:, : self.config.hidden_size], states[0, :, self.config.hidden_size :]], dim=-1)
-        padding = (torch.arange(states.shape[0], device=states.device).unsqueeze(1) >= lengths).unsqueeze(-1)
-        if kind == "max":
-            return states.masked_fill(padding, -torch.inf).amax(dim=0)
-        total = states.masked_fill(padding, 0.0).sum(dim=0, dtype=torch.float32)
-        return (total / lengths.unsqueeze(-1)).to(states.dtype)
+        return masked_max(states, lengths) if kind == "max" else masked_mean(states, lengths)

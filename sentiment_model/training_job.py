@@ -26,7 +26,7 @@ from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.training import EpochMetrics, Observer, TrainingResult, choose_device, train
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 1)
+TRAIN = Stage("train", 2)
 HISTORY = "history.json"
 
 
