@@ -13,7 +13,7 @@ from sentiment_model.profiles import PROFILES, Profile
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
 Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
-Cell = Literal["rnn", "lstm", "gru"]
+Cell = Literal["rnn", "lstm", "gru", "mingru"]
 Pooling = Literal["last", "max", "mean"]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
@@ -129,7 +129,7 @@ class TokenizeConfig(ProfileSection):
 class ModelConfig(ProfileSection):
     """Architecture of the recurrent network."""
 
-    cell: Cell = Field("lstm", description="Recurrent cell.")
+    cell: Cell = Field("lstm", description="Recurrent cell; `mingru` is the fastest.")
     layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
     hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
     bidirectional: bool = Field(True, description="Whether a second network reads each review backwards.")

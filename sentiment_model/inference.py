@@ -5,13 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
+from sentiment_model.network import SentimentModel, SentimentNetwork
+from sentiment_model.ngrams import NGramScore
 
 
 def predict_logits(
-    network: nn.Module, reviews: TokenizedReviews, token_budget: int, device: torch.device, parts: tuple[int, ...] = ()
+    network: SentimentNetwork | SentimentModel | NGramScore,
+    reviews: TokenizedReviews,
+    token_budget: int,
+    device: torch.device,
+    parts: tuple[int, ...] = (),
 ) -> Tensor:
     """Return the logits of all reviews in their order.
 
@@ -28,17 +34,33 @@ def predict_logits(
     batches = plan_batches(reviews.lengths, token_budget)
     logits = torch.empty(len(reviews), *parts)
     network.eval()
+    table = _table(network, reviews, device)
 
     def answer(batch: Batch) -> Tensor:
         with torch.inference_mode(), autocast(device):
             ids, lengths = reviews.batch(batch.rows, batch.padded_length)
-            answered: Tensor = network(ids.to(device), lengths.to(device)).cpu()
+            answered: Tensor = network(ids.to(device), lengths.to(device), *table).cpu()
             return answered
 
     with _batch_threads(device) as threads:
         for batch, answered in zip(batches, threads.map(answer, batches), strict=True):
             logits[batch.rows] = answered
     return logits
+
+
+def _table(
+    network: SentimentNetwork | SentimentModel | NGramScore, reviews: TokenizedReviews, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return the table that spares the network work, or nothing where there is none or it would be more work."""
+    if isinstance(network, NGramScore):
+        return ()
+    recurrent = network.recurrent if isinstance(network, SentimentModel) else network
+    # The table costs as much as computing each token of the vocabulary once.
+    if len(reviews.values) <= recurrent.embedding.num_embeddings:
+        return ()
+    with torch.inference_mode(), autocast(device):
+        table = recurrent.tabulate()
+    return () if table is None else (table,)
 
 
 @contextmanager

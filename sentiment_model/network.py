@@ -9,10 +9,13 @@ and packed sequences are many times slower on CPU.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
+from sentiment_model.mingru import MinGRULayer
 from sentiment_model.ngrams import NGramScore
+from sentiment_model.pooling import masked_max, masked_mean
 
 PAD_ID = 0
 UNKNOWN_ID = 1
@@ -72,6 +75,26 @@ class RecurrentLayer(nn.Module):
         reverse: Tensor = self.backwards(reverse_within_lengths(x, lengths))[0]
         return torch.cat([states, reverse_within_lengths(reverse, lengths)], dim=-1)
 
+    def reset_parameters(self) -> None:
+        """Initialise: orthogonal recurrence, LSTM forget gates open."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "weight_hh" in name:
+                    for gate in torch.split(parameter, self.forwards.hidden_size):
+                        nn.init.orthogonal_(gate)
+                elif "weight_ih" in name:
+                    nn.init.xavier_uniform_(parameter)
+                else:
+                    parameter.zero_()
+                    if isinstance(self.forwards, nn.LSTM) and "bias_ih" in name:
+                        nn.init.ones_(torch.split(parameter, self.forwards.hidden_size)[1])
+
+
+def _layer(config: ModelConfig, input_size: int) -> RecurrentLayer | MinGRULayer:
+    if config.cell == "mingru":
+        return MinGRULayer(input_size, config.hidden_size, config.bidirectional)
+    return RecurrentLayer(config.cell, input_size, config.hidden_size, config.bidirectional)
+
 
 class SentimentNetwork(nn.Module):
     """Recurrent network that maps token ids to one logit per review.
@@ -86,54 +109,58 @@ class SentimentNetwork(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PAD_ID)
         width = config.hidden_size * (2 if config.bidirectional else 1)
-        self.layers = nn.ModuleList(
-            RecurrentLayer(
-                config.cell, config.embedding_size if i == 0 else width, config.hidden_size, config.bidirectional
-            )
-            for i in range(config.layers)
-        )
+        self.layers = nn.ModuleList(_layer(config, width if i else config.embedding_size) for i in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width * len(config.pooling), 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise: small embeddings, orthogonal recurrence, LSTM forget gates open."""
+        """Initialise: small embeddings, and each layer as its cell needs."""
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
             self.embedding.weight[PAD_ID].zero_()
-            for name, parameter in self.layers.named_parameters():
-                if "weight_hh" in name:
-                    for gate in torch.split(parameter, self.config.hidden_size):
-                        nn.init.orthogonal_(gate)
-                elif "weight_ih" in name:
-                    nn.init.xavier_uniform_(parameter)
-                else:
-                    parameter.zero_()
-                    if self.config.cell == "lstm" and "bias_ih" in name:
-                        parameter[self.config.hidden_size : 2 * self.config.hidden_size] = 1.0
+        for layer in self.layers:
+            layer.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def tabulate(self) -> tuple[Tensor, Tensor] | None:
+        """Return what the first layer computes of each token of the vocabulary, if that needs no other token.
+
+        With this table, :meth:`forward` looks up what it otherwise computes anew for each occurrence of a token.
+        """
+        first = self.layers[0]
+        return first.project(self.embedding.weight) if isinstance(first, MinGRULayer) else None
+
+    def forward(self, ids: Tensor, lengths: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return logits of the positive class.
 
         Args:
             ids: token ids padded at the end with 0, shape (batch, time).
             lengths: number of tokens of each review, at least 1, shape (batch,).
+            table: what :meth:`tabulate` returned, in evaluation only: it knows nothing of dropout.
 
         Returns:
             logits in float32, shape (batch,).
         """
-        if self.training and self.config.word_dropout:
-            dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
-            ids = torch.where(dropped, UNKNOWN_ID, ids)
-        x = self.embedding(ids.t())
-        if self.training and self.config.embedding_dropout:
-            keep = 1.0 - self.config.embedding_dropout
-            x = x * (torch.rand(x.shape[1:], device=x.device) < keep).to(x.dtype) / keep
-        for i, layer in enumerate(self.layers):
-            x = layer(self.dropout(x) if i else x, lengths)
+        if table is None:
+            x = self.layers[0](self._embed(ids), lengths)
+        else:
+            x = self.layers[0].scan(*(F.embedding(ids.t(), column) for column in table), lengths)  # type: ignore[operator]
+        for layer in self.layers[1:]:
+            x = layer(self.dropout(x), lengths)
         pooled = torch.cat([self._pool(kind, x, lengths) for kind in self.config.pooling], dim=-1)
         logits: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1)
         return logits.float()
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Map (batch, time) to (time, batch, embedding_size)."""
+        if self.training and self.config.word_dropout:
+            dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
+            ids = torch.where(dropped, UNKNOWN_ID, ids)
+        x: Tensor = self.embedding(ids.t())
+        if self.training and self.config.embedding_dropout:
+            keep = 1.0 - self.config.embedding_dropout
+            x = x * (torch.rand(x.shape[1:], device=x.device) < keep).to(x.dtype) / keep
+        return x
 
     def _pool(self, kind: str, states: Tensor, lengths: Tensor) -> Tensor:
         """Reduce (time, batch, width) to (batch, width), without the padding."""
@@ -142,11 +169,7 @@ class SentimentNetwork(nn.Module):
             if not self.config.bidirectional:
                 return last
             return torch.cat([last[:, : self.config.hidden_size], states[0, :, self.config.hidden_size :]], dim=-1)
-        padding = (torch.arange(states.shape[0], device=states.device).unsqueeze(1) >= lengths).unsqueeze(-1)
-        if kind == "max":
-            return states.masked_fill(padding, -torch.inf).amax(dim=0)
-        total = states.masked_fill(padding, 0.0).sum(dim=0, dtype=torch.float32)
-        return (total / lengths.unsqueeze(-1)).to(states.dtype)
+        return masked_max(states, lengths) if kind == "max" else masked_mean(states, lengths)
 
 
 class SentimentModel(nn.Module):
@@ -160,16 +183,17 @@ class SentimentModel(nn.Module):
         self.recurrent = SentimentNetwork(vocabulary_size, config)
         self.wide = NGramScore(config.ngrams) if config.ngrams else None
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the logits of the parts, whose sum is the logit of the positive class.
 
         Args:
             ids: token ids padded at the end with 0, shape (batch, time).
             lengths: number of tokens of each review, at least 1, shape (batch,).
+            table: what :meth:`SentimentNetwork.tabulate` returned, in evaluation only.
 
         Returns:
             the recurrent part's logits and the wide part's (zeros where there is none), float32, shape (batch, 2).
         """
-        recurrent = self.recurrent(ids, lengths)
+        recurrent = self.recurrent(ids, lengths, table)
         wide = torch.zeros_like(recurrent) if self.wide is None else self.wide(ids, lengths)
         return torch.stack([recurrent, wide], dim=1)

@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -269,9 +269,9 @@ class _Trainer:
             tokens_per_second=progress.tokens / progress.seconds,
         )
 
-    def _kept(self) -> nn.Module:
+    def _kept(self) -> SentimentNetwork:
         """The network whose weights are validated and kept."""
-        return self.averaged.module if self.config.ema_decay else self.network
+        return cast("SentimentNetwork", self.averaged.module) if self.config.ema_decay else self.network
 
     def _save(self) -> None:
         if self.rank:

@@ -26,7 +26,7 @@ from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.training import EpochMetrics, Observer, choose_device
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 1)
+TRAIN = Stage("train", 2)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often

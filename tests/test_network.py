@@ -7,22 +7,44 @@ import torch
 from torch import Tensor
 
 from sentiment_model.config import Cell, ModelConfig, Pooling
+from sentiment_model.mingru import MinGRULayer
 from sentiment_model.network import RecurrentLayer, SentimentNetwork, reverse_within_lengths
 
-CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru")
+CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru")
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])
 
 
-def reference_states(network: torch.nn.RNNBase, cell: Cell, x: Tensor) -> Tensor:
-    """Step through one sequence (time, features) by the textbook equations."""
-    w_ih, w_hh, b_ih, b_hh = (p.detach() for p in network.parameters())
+def reference_states(layer: RecurrentLayer | MinGRULayer, x: Tensor) -> Tensor:
+    """Step through one sequence (time, features) by the textbook equations, in both directions if the layer does."""
+    if isinstance(layer, MinGRULayer):
+        gates = [p.split(layer.hidden_size) for p in layer.parameters()]
+        directions = [_step_mingru(x if i == 0 else x.flip(0), *p) for i, p in enumerate(zip(*gates, strict=True))]
+    else:
+        directions = [_step(layer.forwards, x)]
+        if layer.backwards is not None:
+            directions.append(_step(layer.backwards, x.flip(0)))
+    return torch.cat([states if i == 0 else states.flip(0) for i, states in enumerate(directions)], dim=1)
+
+
+def _step_mingru(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor) -> Tensor:
+    h = torch.zeros_like(b_z)
+    states = []
+    for step in x:
+        z = torch.sigmoid(w_z @ step + b_z)
+        h = (1 - z) * h + z * (w_c @ step + b_c)
+        states.append(h)
+    return torch.stack(states)
+
+
+def _step(network: torch.nn.RNNBase, x: Tensor) -> Tensor:
+    w_ih, w_hh, b_ih, b_hh = network.parameters()
     h = c = torch.zeros(network.hidden_size, dtype=x.dtype)
     states = []
     for step in x:
         from_input, from_state = w_ih @ step + b_ih, w_hh @ h + b_hh
-        if cell == "rnn":
+        if isinstance(network, torch.nn.RNN):
             h = torch.tanh(from_input + from_state)
-        elif cell == "lstm":
+        elif isinstance(network, torch.nn.LSTM):
             i, f, g, o = (from_input + from_state).chunk(4)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
@@ -39,18 +61,55 @@ def random_batch(vocabulary: int = 50) -> Tensor:
     return ids.where(torch.arange(ids.shape[1]) < LENGTHS.unsqueeze(1), 0)
 
 
+def layer_of(cell: Cell, bidirectional: bool) -> RecurrentLayer | MinGRULayer:
+    """A layer in float64 that maps 6 features to 5 a direction."""
+    config = ModelConfig(cell=cell, hidden_size=5, embedding_size=6, bidirectional=bidirectional)
+    layer = SentimentNetwork(2, config).double().layers[0]
+    assert isinstance(layer, RecurrentLayer | MinGRULayer)
+    return layer
+
+
 @pytest.mark.parametrize("cell", CELLS)
-def test_layer_equals_step_by_step_reference(cell: Cell) -> None:
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell, bidirectional: bool) -> None:
     torch.manual_seed(1)
-    layer = RecurrentLayer(cell, 6, 5, bidirectional=True).double()
-    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64)
+    layer = layer_of(cell, bidirectional)
+    x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64, requires_grad=True)
     states = layer(x, LENGTHS)
+    weights = torch.randn_like(states)
+    total = reference_total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(LENGTHS.tolist()):
-        sequence = x[:length, row]
-        forwards = reference_states(layer.forwards, cell, sequence)
-        backwards = reference_states(layer.backwards, cell, sequence.flip(0)).flip(0)
-        expected = torch.cat([forwards, backwards], dim=1)
+        expected = reference_states(layer, x[:length, row])
         torch.testing.assert_close(states[:length, row], expected, rtol=1e-10, atol=1e-12)
+        total = total + (states * weights)[:length, row].sum()
+        reference_total = reference_total + (expected * weights[:length, row]).sum()
+    inputs = [x, *layer.parameters()]
+    gradients = zip(torch.autograd.grad(total, inputs), torch.autograd.grad(reference_total, inputs), strict=True)
+    for gradient, expected in gradients:
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_gradient_of_minimal_gated_units(bidirectional: bool) -> None:
+    torch.manual_seed(5)
+    layer = layer_of("mingru", bidirectional)
+    x = torch.randn(7, 3, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: layer(t, torch.tensor([3, 7, 1])), x)
+
+
+def test_minimal_gated_units_keep_float32_states_under_autocast() -> None:
+    torch.manual_seed(6)
+    layer = MinGRULayer(6, 5, bidirectional=True)
+    layer.reset_parameters()
+    x, lengths = torch.randn(3000, 1, 6), torch.tensor([3000])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        update, candidate = layer.project(x)
+        states = layer.scan(update, candidate, lengths)
+        assert update.dtype == torch.bfloat16
+    expected = layer.scan(update.double(), candidate.double(), lengths)
+    torch.testing.assert_close(states.double(), expected, rtol=0, atol=1e-5)
+    states.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -73,19 +132,37 @@ def test_padding_and_neighbours_do_not_change_a_review(
     assert together.std() > 1e-4, "the comparison is empty if every review gets the same logit"
 
 
-def test_last_pooling_takes_the_final_state_of_each_direction() -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_last_pooling_takes_the_final_state_of_each_direction(cell: Cell) -> None:
     torch.manual_seed(3)
-    network = SentimentNetwork(50, ModelConfig(hidden_size=4, embedding_size=3, pooling=("last",))).double().eval()
+    config = ModelConfig(cell=cell, hidden_size=4, embedding_size=3, pooling=("last",))
+    network = SentimentNetwork(50, config).double().eval()
     ids = random_batch()
     x = network.embedding(ids.t())
     rows = []
     for row, length in enumerate(LENGTHS.tolist()):
-        sequence = x[:length, row].detach()
-        forwards = reference_states(network.layers[0].forwards, "lstm", sequence)[-1]
-        backwards = reference_states(network.layers[0].backwards, "lstm", sequence.flip(0))[-1]
-        rows.append(torch.cat([forwards, backwards]))
+        states = reference_states(network.layers[0], x[:length, row])  # type: ignore[arg-type]
+        rows.append(torch.cat([states[-1, :4], states[0, 4:]]))
     expected = network.classifier(torch.stack(rows)).squeeze(1).float()
     torch.testing.assert_close(network(ids, LENGTHS), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_table_of_all_tokens_changes_no_logit(layers: int, bidirectional: bool) -> None:
+    torch.manual_seed(8)
+    config = ModelConfig(cell="mingru", layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
+    network = SentimentNetwork(50, config).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.uniform_(-1.0, 1.0)  # biases and the embedding of padding included
+        ids = random_batch()
+        table = network.tabulate()
+        expected = network(ids, LENGTHS)
+        assert table is not None
+        for _ in range(2):
+            torch.testing.assert_close(network(ids, LENGTHS, table), expected, rtol=0, atol=1e-6)
+    assert SentimentNetwork(50, ModelConfig()).tabulate() is None
 
 
 def test_reversal_keeps_padding_and_is_its_own_inverse() -> None:
@@ -103,9 +180,10 @@ def test_gradient_of_reversal() -> None:
     assert torch.autograd.gradcheck(lambda t: reverse_within_lengths(t, lengths), x)
 
 
-def test_padding_gets_no_gradient_and_dropout_is_off_in_evaluation() -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_gets_no_gradient_and_dropout_is_off_in_evaluation(cell: Cell) -> None:
     torch.manual_seed(4)
-    network = SentimentNetwork(50, ModelConfig(hidden_size=4, embedding_size=3))
+    network = SentimentNetwork(50, ModelConfig(cell=cell, hidden_size=4, embedding_size=3))
     ids = random_batch()
     network(ids, LENGTHS).sum().backward()
     gradient = network.embedding.weight.grad

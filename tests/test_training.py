@@ -76,7 +76,7 @@ def test_it_learns(unbroken: TrainingResult) -> None:
     assert accuracy == unbroken.history[unbroken.best_epoch].validation_accuracy
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "mingru"])
 def test_other_cells_learn(cell: str, tmp_path: Path) -> None:
     model = MODEL.model_copy(update={"cell": cell})
     result = run(tmp_path / "c.safetensors", model=model)

@@ -1,0 +1,30 @@
+"""Logits of many reviews at once."""
+
+import pytest
+import torch
+
+from sentiment_model.batching import TokenizedReviews
+from sentiment_model.config import Cell, ModelConfig
+from sentiment_model.inference import predict_logits
+from sentiment_model.network import SentimentNetwork
+
+VOCABULARY = 40
+
+
+@pytest.mark.parametrize("cell", ["lstm", "mingru"])
+@pytest.mark.parametrize("count", [3, 200])
+def test_logits_are_those_of_each_review_alone(cell: Cell, count: int) -> None:
+    """With 3 reviews there are fewer tokens than the vocabulary has, with 200 there are more."""
+    torch.manual_seed(count)
+    lengths = torch.randint(0, 70, (count,)) if count > 3 else torch.tensor([5, 0, 9])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    values = torch.randint(1, VOCABULARY, (int(offsets[-1]),), dtype=torch.int32)
+    reviews = TokenizedReviews(values, offsets, torch.zeros(count))
+    network = SentimentNetwork(VOCABULARY, ModelConfig(cell=cell, hidden_size=8, embedding_size=6))
+    torch.nn.init.normal_(network.embedding.weight)
+    logits = predict_logits(network, reviews, 512, torch.device("cpu"))
+    network.eval()
+    with torch.no_grad():
+        alone = [network(*reviews.batch(torch.tensor([row]), max(1, int(n)))) for row, n in enumerate(lengths)]
+    torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=1e-5)
+    assert logits.std() > 1e-2
