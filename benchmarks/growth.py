@@ -1,6 +1,7 @@
 """Stages over more and more data; each size is run in a process of its own by :mod:`benchmarks.speed`."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import polars as pl
 
 from benchmarks.data import clean, ingest, tokenize
 from sentiment_model.config import Columns, IngestConfig, ReviewFiles, ScoringRun, TrainingRun
-from sentiment_model.store import DatasetWriter, Store
+from sentiment_model.store import Store
 
 
 def write_copies(reviews: pl.LazyFrame, rows: int, copies: int, path: Path) -> None:
@@ -21,23 +22,42 @@ def write_copies(reviews: pl.LazyFrame, rows: int, copies: int, path: Path) -> N
 
 
 def score(path: str, bundle: str, store: str, batch_rows: int) -> dict[str, Any]:
-    """Label a file into a store, as the scoring flow does.
+    """Label a file into a table of scores in this process, as a worker of the scoring flow does.
 
     Returns:
         `reviews` and `seconds`.
     """
-    from sentiment_model.bundle import ModelDescription, Predictor
-    from sentiment_model.scoring import SCORE, score_files, scoring_identity
+    from sentiment_model.bundle import Predictor
+    from sentiment_model.scoring import ScoringJob, files_to_score, score_shard, scoring_key, total
+    from sentiment_model.shards import cut, file_key
+    from sentiment_model.split import SPLIT, is_large_text, split_identity, write_split
 
-    run = ScoringRun(files=ReviewFiles(path=path), batch_rows=batch_rows)
+    run = ScoringRun(files=ReviewFiles(path=path), batch_rows=batch_rows, shard_rows=10_000)
     started = time.perf_counter()
-
-    def write(writer: DatasetWriter) -> dict[str, Any]:
-        return score_files(writer, Predictor.load(Path(bundle)), run, "1")
-
-    identity = scoring_identity(run, ModelDescription.read(Path(bundle)).digest, "1")
-    dataset = Store(store).materialise(SCORE, *identity, write)[0]
-    return {"reviews": dataset.counts["scored"], "seconds": time.perf_counter() - started}
+    predictor = Predictor.load(Path(bundle))
+    files = {file_key(file): file for file in files_to_score(run)}
+    splits = {}
+    for key, file in files.items():
+        if is_large_text(file, run.shard_rows):
+            write = partial(write_split, file=file, config=run.files, shard_rows=run.shard_rows, batch_rows=batch_rows)
+            identity = split_identity(file, run.files, run.shard_rows)
+            splits[key], _ = Store(store).materialise(SPLIT, *identity, write)
+    job = ScoringJob(
+        table=f"{store}/scores",
+        key=scoring_key(run, predictor.digest, "1", None),
+        files=run.files,
+        sources=files,
+        splits={key: split.ref for key, split in splits.items()},
+        threshold=run.threshold,
+        uncertain_margin=run.uncertain_margin,
+        batch_rows=batch_rows,
+        delta=False,
+        model_version="1",
+        shadow_version=None,
+        metadata={},
+    )
+    counts = total(score_shard(job, shard, predictor, None) for shard in cut(files, splits, run.shard_rows))
+    return {"reviews": counts.scored, "seconds": time.perf_counter() - started}
 
 
 def prepare(path: str, store: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ OURS = {
     "ours": TrainingRun(),
     "ours, quick": TrainingRun(profile="quick"),
     "ours, recurrent part alone": TrainingRun(model=ModelConfig(ngrams=0)),
+    "ours, LSTM": TrainingRun(model=ModelConfig(cell="lstm")),
 }
 """The configurations of ours to compare, by the name of their rows."""
 

@@ -229,6 +229,7 @@ def _untrained_bundle(material: Material, folder: Path) -> Path:
         max_tokens=material.run.tokenize.max_tokens,
         temperature=1.0,
         trained_on={},
+        reference={},
     )
     return folder
 

@@ -51,7 +51,7 @@ def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -
         f"Model         {registration.name} version {registration.version}"
         + (" (registered before)" if registration.reused else ""),
         f"Scored        {scored.scored} of {scored.rows_in} sample reviews, {scored.quarantined} quarantined",
-        f"Scores        {scored.folder}",
+        f"Scores        {scored.table}",
         f"Report        {open_dataset(trained.evaluation).files('report')[0]}",
         f"Reused        {', '.join([*trained.reused, *(['score'] if scored.reused else [])]) or 'nothing'}",
         f"Time          {seconds:.0f} s",

@@ -1,68 +1,111 @@
-"""The scoring flow: a registered model over review files.
+"""The scoring flow: a registered model over review files, each review once.
 
 Run it with ``python -m flows.score --files.path PATH``; ``--help`` lists what can be chosen.
 """
 
+import hashlib
 import sys
+import threading
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from flows._cli import run_cli
+from sentiment_model.bundle import Predictor
 from sentiment_model.config import ScoringRun
-from sentiment_model.scoring import files_to_score
+from sentiment_model.drift import Drift, drift
+from sentiment_model.engines import LocalEngine, ShardWorker, default_workers, read_bundle
+from sentiment_model.errors import QualityError, ScoringError
+from sentiment_model.exports import write_csv, write_to_label
+from sentiment_model.nested import flatten
+from sentiment_model.score_table import Receipt, ScoreTable
+from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, open_dataset
-from sentiment_model.tracking import Tracker
-from tasks.score import fetch_model
-from tasks.score import score as label_files
+from sentiment_model.shards import Shard, file_key
+from sentiment_model.sources.columns import mapping_of
+from sentiment_model.tracking import Tracker, git_commit
+from tasks.score import fetch_model, plan, score_locally, score_with_ray
+
+DRIFT_EVENT = "sentiment.drift"
 
 
 class ScoringSummary(BaseModel):
     """What a scoring run made; shares are in 0..1.
 
     Attributes:
-        scores: the labelled rows (role `part`) and the quarantine (role `quarantine`).
-        folder: where they lie.
-        reused: whether an earlier run had labelled the same files with the same model; the figures are its own.
+        table: folder or URL of the table of scores.
+        scores: its files with the rows of this run's files.
+        reused: whether all files had been scored before; the figures are those of then.
         model_version: version of the model in the registry.
-        files: files read.
+        shadow_version: version of the model beside it.
+        files: files that the run names.
+        new_files: of these, those that had not been scored before; the figures below are theirs.
+        shards: shards that this run scored.
         rows_in: rows read.
         scored: rows labelled.
         quarantined: rows that could not be labelled.
         reasons: those rows by reason.
         positive_share: share of the labelled rows that are positive.
+        uncertain_share: share of the labelled rows that are uncertain.
+        disagreement_share: share of the labelled rows that the shadow model labels otherwise; None without one.
         unknown_share: share of the tokens that the model's vocabulary does not have.
         mean_tokens: tokens a review.
-        seconds: time that reading, labelling and writing took.
-        reviews_per_second: labelled rows by that time.
+        drift: distance from the reviews that the model was validated on, by quantity; empty where it is not known.
+        drifted: the quantities in which it is too large.
+        seconds: time that this run took to score.
+        reviews_per_second: rows that this run labelled by that time.
+        csv: file with the scores as CSV.
+        to_label: file with the most uncertain reviews.
     """
 
-    scores: DatasetRef
-    folder: str
+    table: str
+    scores: list[str]
     reused: bool
     model_version: str
+    shadow_version: str | None
     files: int
+    new_files: int
+    shards: int
     rows_in: int
     scored: int
     quarantined: int
     reasons: dict[str, int]
     positive_share: float
+    uncertain_share: float
+    disagreement_share: float | None
     unknown_share: float
     mean_tokens: float
+    drift: dict[str, Drift]
+    drifted: list[str]
     seconds: float
     reviews_per_second: float
+    csv: str | None
+    to_label: str | None
 
 
-@flow(name="score", flow_run_name="score {run.files.path} with {run.model_uri}")
+def _run_name() -> str:
+    run = ScoringRun.model_validate(flow_run.parameters["run"])
+    model = run.model_uri.removeprefix("models:/")
+    return f"score {run.files.path} with {model} {datetime.now(UTC).date().isoformat()}"
+
+
+@flow(name="score", flow_run_name=_run_name)
 def score(run: ScoringRun) -> ScoringSummary:
-    """Label review files with a registered model.
+    """Label review files with a registered model, each review once.
 
-    Files that were labelled before, with the same model and options, are not labelled again.
+    What this version has labelled with the same options is not labelled again. Of a run that was stopped, or in which
+    shards failed, the next run does what is left.
 
     Args:
         run: which files, with which model.
@@ -70,52 +113,228 @@ def score(run: ScoringRun) -> ScoringSummary:
     Raises:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
-    started = datetime.now(UTC)
-    files_to_score(run)  # first, so that a wrong path is known before a model is fetched
-    tracker = Tracker(Settings())
-    with TemporaryDirectory(prefix="sentiment-model-") as folder:
-        bundle, version = fetch_model(tracker, run.model_uri, Path(folder))
-        scores = open_dataset(label_files(run, bundle, version))
-    summary = ScoringSummary(
-        scores=scores.ref,
-        folder=scores.url,
-        reused=scores.manifest.created_at < started,
+    settings = Settings()
+    files = {file_key(file): file for file in files_to_score(run)}  # first: a wrong path is known at once
+    tracker = Tracker(settings)
+    with TemporaryDirectory(prefix="sentiment-model-") as temporary:
+        (folder := Path(temporary, "model")).mkdir()
+        folder, version = fetch_model(tracker, run.model_uri, folder)
+        description = Predictor.load(folder).description  # a damaged model is known before workers start
+        bundle, shadow, shadow_version, shadow_digest = read_bundle(folder), None, None, None
+        if run.shadow_uri:
+            (second := Path(temporary, "shadow")).mkdir()
+            second, shadow_version = fetch_model(tracker, run.shadow_uri, second)
+            shadow, shadow_digest = read_bundle(second), Predictor.load(second).digest
+    key = scoring_key(run, description.digest, version, shadow_digest)
+    table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
+    table.recover()
+    shards, splits = plan(table, files, run, settings.store_url)
+    before = table.done()
+    job = ScoringJob(
+        table=table.url,
+        key=key,
+        files=run.files,
+        sources=files,
+        splits=splits,
+        threshold=run.threshold,
+        uncertain_margin=run.uncertain_margin,
+        batch_rows=run.batch_rows,
+        delta=run.output_format == "delta",
         model_version=version,
-        **scores.counts,
+        shadow_version=shadow_version,
+        metadata={
+            "model_uri": run.model_uri,
+            "model_version": version,
+            "model_digest": description.digest,
+            "prefect_flow_run": str(flow_run.id or ""),
+            "scoring_key": key,
+            "code_version": git_commit() or "",
+        },
     )
-    create_markdown_artifact(_markdown(run, summary), key="scores", description="What was scored")
-    get_run_logger().info(
+    pending = [shard for shard in shards if shard.id not in before]
+    started = time.perf_counter()
+    failures = _score(run, job, settings, (bundle, shadow), pending) if pending else {}
+    seconds = time.perf_counter() - started
+    if failures:
+        raise ScoringError(_failure(failures, len(pending)))
+    table.recover()  # what other runs' workers left of these shards
+    new = {piece.file for shard in pending for piece in shard.pieces}
+    receipts = {shard.id: receipt for shard in shards if (receipt := table.receipt(shard.id))}
+    counted = [shard for shard in shards if not new or any(piece.file in new for piece in shard.pieces)]
+    counts = total(receipts[shard.id] for shard in counted)
+    counts.check_complete()
+    run_id = f"{key}-{_hash(files)}"
+    table.finish(run_id, receipts.values())
+    own = total(receipts[shard.id] for shard in pending)
+    paths = table.paths(receipts.values())
+    text = mapping_of(run.files).columns.text
+    distances = drift(description.reference, counts.histograms)
+    summary = ScoringSummary(
+        table=table.url,
+        scores=paths,
+        reused=not pending,
+        model_version=version,
+        shadow_version=shadow_version,
+        files=len(files),
+        new_files=len(new & set(files)),
+        shards=len(pending),
+        rows_in=counts.rows_in,
+        scored=counts.scored,
+        quarantined=counts.quarantined,
+        reasons=counts.reasons,
+        positive_share=counts.positives / max(1, counts.scored),
+        uncertain_share=counts.uncertain / max(1, counts.scored),
+        disagreement_share=counts.disagreements / max(1, counts.scored) if shadow else None,
+        unknown_share=counts.unknown / max(1, counts.tokens),
+        mean_tokens=counts.tokens / max(1, counts.scored),
+        drift=distances,
+        drifted=_drifted(run, counts, distances),
+        seconds=seconds,
+        reviews_per_second=own.scored / seconds if seconds else 0.0,
+        csv=write_csv(table.objects, f"csv/{run_id}.csv", paths) if run.csv and paths else None,
+        to_label=write_to_label(table.objects, f"to-label/{run_id}.csv", paths, text, run.threshold, run.to_label)
+        if run.to_label and paths
+        else None,
+    )
+    _report(run, summary, tracker, run_id)
+    counts.check_quality(run.files)
+    if summary.drifted and run.drift.action == "fail":
+        raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
+    return summary
+
+
+def _score(
+    run: ScoringRun,
+    job: ScoringJob,
+    settings: Settings,
+    models: tuple[dict[str, bytes], dict[str, bytes] | None],
+    shards: list[Shard],
+) -> dict[str, str]:
+    """Score shards on the engine, and show how far it is; return why shards failed, by their name."""
+    progress = _Progress(len(shards))
+    if run.engine == "ray":
+        return score_with_ray(job, settings.device, models, shards, run.workers, progress)
+    workers = min(run.workers or default_workers(settings.device), len(shards))
+    with ExitStack() as stack:
+        engine = LocalEngine(partial(ShardWorker, job, settings.device, *models), workers)
+        stack.callback(engine.close)
+        return score_locally(engine, shards, workers, progress)
+
+
+class _Progress:
+    """A progress artifact, and a line in the log for each shard."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._done = 0
+        self._lock = threading.Lock()
+        created = create_progress_artifact(0.0, key="scoring-progress", description=f"Scoring {shards} shards")
+        self._artifact = created if isinstance(created, UUID) else None
+
+    def __call__(self, receipt: Receipt) -> None:
+        with self._lock:
+            self._done += 1
+            done = self._done
+        if self._artifact:
+            update_progress_artifact(self._artifact, 100 * done / self._shards)
+        rows, seconds = (receipt.counts.get(name, 0) for name in ("rows_in", "seconds"))  # a cancelled one has none
+        get_run_logger().info("Shard %d of %d: %d rows in %.1f s", done, self._shards, rows, seconds)
+
+
+def _failure(failures: dict[str, str], shards: int) -> str:
+    (name, reason), *others = failures.items()
+    what = f"{len(failures)} of {shards} shards failed; the other {shards - len(failures)} are published"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{what}; run again to do only what is left. {name}: {reason}{more}"
+
+
+def _drifted(run: ScoringRun, counts: Counts, distances: dict[str, Drift]) -> list[str]:
+    if counts.scored < run.drift.min_rows:
+        return []
+    return [name for name, far in distances.items() if far.psi > run.drift.max_psi or far.ks > run.drift.max_ks]
+
+
+def _drift_message(summary: ScoringSummary) -> str:
+    figures = ", ".join(
+        f"{name} (PSI {summary.drift[name].psi:.2f}, KS {summary.drift[name].ks:.2f})" for name in summary.drifted
+    )
+    return f"the reviews differ from those that the model was validated on: {figures}"
+
+
+def _report(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id: str) -> None:
+    """Tell MLflow, the Prefect UI, the log and, on drift, whoever waits for the event."""
+    link = ""
+    if not summary.reused:
+        log = tracker.start_run(
+            "sentiment-scoring",
+            run_id,
+            name=str(flow_run.name or "score"),
+            params=flatten(run.model_dump(mode="json")),
+            tags={"prefect.flow_run": str(flow_run.id or ""), "prefect.url": str(flow_run.ui_url or "")},
+        )
+        log.log_metrics(_metrics(summary))
+        link = f"\nMLflow run `{log.run_id}`\n"
+    create_markdown_artifact(_markdown(run, summary) + link, key="scores", description="What was scored")
+    logger = get_run_logger()
+    logger.info(
         "%s %d of %d rows with version %s, %.1f %% positive; %d quarantined; in %s",
         "Nothing new: an earlier run labelled" if summary.reused else "Labelled",
         summary.scored,
         summary.rows_in,
-        version,
+        summary.model_version,
         100 * summary.positive_share,
         summary.quarantined,
-        summary.folder,
+        summary.table,
     )
-    return summary
+    if summary.drifted:
+        logger.warning("Drift: %s", _drift_message(summary))
+        if not summary.reused:
+            emit_event(
+                DRIFT_EVENT,
+                resource={"prefect.resource.id": f"sentiment.model.{summary.model_version}"},
+                payload={name: far.model_dump() for name, far in summary.drift.items()},
+            )
+
+
+def _metrics(summary: ScoringSummary) -> dict[str, float]:
+    names = ("rows_in", "scored", "quarantined", "positive_share", "uncertain_share", "unknown_share", "mean_tokens")
+    figures = {name: float(getattr(summary, name)) for name in (*names, "reviews_per_second")}
+    if summary.disagreement_share is not None:
+        figures["disagreement_share"] = summary.disagreement_share
+    return figures | {
+        f"{measure}_{name}": getattr(far, measure) for name, far in summary.drift.items() for measure in ("psi", "ks")
+    }
 
 
 def _markdown(run: ScoringRun, summary: ScoringSummary) -> str:
-    rows = {
-        "Files": f"{summary.files:,}",
+    rows: dict[str, Any] = {
+        "Files, new of all": f"{summary.new_files:,} of {summary.files:,}",
         "Rows read": f"{summary.rows_in:,}",
         "Rows labelled": f"{summary.scored:,}",
         "Rows in quarantine": f"{summary.quarantined:,}",
         **{f"  for {reason}": f"{count:,}" for reason, count in summary.reasons.items()},
         "Positive": f"{summary.positive_share:.1%}",
+        "Uncertain": f"{summary.uncertain_share:.1%}",
         "Tokens unknown to the model": f"{summary.unknown_share:.1%}",
         "Tokens a review": f"{summary.mean_tokens:,.0f}",
+        **{f"Drift of {name}": f"PSI {far.psi:.3f}, KS {far.ks:.3f}" for name, far in summary.drift.items()},
         "Time": f"{summary.seconds:,.1f} s",
         "Reviews a second": f"{summary.reviews_per_second:,.0f}",
     }
+    if summary.disagreement_share is not None:
+        rows[f"Labelled otherwise by version {summary.shadow_version}"] = f"{summary.disagreement_share:.1%}"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
+    warning = f"\n**Drift:** {_drift_message(summary)}\n" if summary.drifted else ""
+    files = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
     return (
-        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, version {summary.model_version}\n\n"
-        f"| | |\n| --- | ---: |\n{table}\n\nIn `{summary.folder}`\n"
+        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, version {summary.model_version}\n{warning}\n"
+        f"| | |\n| --- | ---: |\n{table}\n\n" + "\n\n".join(file for file in files if file) + "\n"
     )
+
+
+def _hash(keys: dict[str, Any]) -> str:
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:12]
 
 
 def main() -> int:

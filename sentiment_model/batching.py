@@ -104,6 +104,8 @@ def plan_batches(lengths: Tensor, token_budget: int, shuffle_seed: int | None = 
     Returns:
         batches that hold every review exactly once. Their number does not depend on the seed.
     """
+    if not len(lengths):
+        return []
     generator = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
     padded = ((lengths.clamp(min=1) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP).numpy()
     order = np.arange(len(padded)) if generator is None else generator.permutation(len(padded))

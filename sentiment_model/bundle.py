@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import ModelConfig
+from sentiment_model.drift import Histograms
 from sentiment_model.errors import ModelError
 from sentiment_model.inference import predict_logits
 from sentiment_model.network import SentimentModel
@@ -35,7 +36,7 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 2
+    format: int = 3
     network: ModelConfig
     max_tokens: int
     vocabulary_size: int
@@ -43,6 +44,7 @@ class ModelDescription(BaseModel):
     weights_sha256: str
     vocabulary_digest: str
     trained_on: dict[str, str]
+    reference: dict[str, tuple[int, ...]]
 
     @property
     def digest(self) -> str:
@@ -73,6 +75,7 @@ def save_bundle(
     max_tokens: int,
     temperature: float,
     trained_on: Mapping[str, str],
+    reference: Histograms,
 ) -> ModelDescription:
     """Write a model's three files into an existing folder.
 
@@ -84,6 +87,7 @@ def save_bundle(
         max_tokens: length to which reviews are cut, in tokens.
         temperature: divisor of the logits that calibrates the probabilities.
         trained_on: fingerprints of the datasets it was made from, by stage.
+        reference: distributions of its scores of the validation reviews, to notice drift by; may be empty.
     """
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     vocabulary.save(folder / VOCABULARY)
@@ -95,6 +99,7 @@ def save_bundle(
         weights_sha256=sha256_of(folder / WEIGHTS),
         vocabulary_digest=vocabulary.digest,
         trained_on=dict(trained_on),
+        reference=dict(reference),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2))
     return description

@@ -6,7 +6,7 @@ params, so each field carries its description, bounds and unit.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from sentiment_model.profiles import PROFILES, Profile
 
@@ -129,7 +129,7 @@ class TokenizeConfig(ProfileSection):
 class ModelConfig(ProfileSection):
     """Architecture of the recurrent network."""
 
-    cell: Cell = Field("lstm", description="Recurrent cell; `mingru` is the fastest.")
+    cell: Cell = Field("mingru", description="Recurrent cell; `mingru` is the fastest and as accurate as `lstm`.")
     layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
     hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
     bidirectional: bool = Field(True, description="Whether a second network reads each review backwards.")
@@ -246,6 +246,24 @@ class TrainingRun(Config):
         return {**data, **filled}
 
 
+class DriftConfig(Config):
+    """When the scored reviews differ too much from those that the model was validated on."""
+
+    max_psi: float = Field(
+        0.25,
+        gt=0.0,
+        description="Largest population stability index of probabilities, lengths or unknown tokens; by custom, 0.1 is "
+        "a moderate change and 0.25 a large one.",
+    )
+    max_ks: float = Field(
+        0.2, gt=0.0, le=1.0, description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions."
+    )
+    min_rows: int = Field(1000, ge=1, description="With fewer rows than this, drift is reported but not judged.")
+    action: Literal["warn", "fail"] = Field(
+        "warn", description="What a run does beyond that: `warn` emits an event and logs; `fail` also fails the run."
+    )
+
+
 class ScoringRun(Config):
     """One run of the batch-scoring flow."""
 
@@ -253,8 +271,44 @@ class ScoringRun(Config):
     model_uri: str = Field(
         "models:/sentiment@champion", description="MLflow URI of the model: models:/NAME@ALIAS or models:/NAME/VERSION."
     )
+    shadow_uri: str | None = Field(
+        None, description="A second model, which scores beside the first; the run reports where they disagree."
+    )
+    output: str | None = Field(
+        None, description="Folder or object-store URL of the table of scores; `scores` in the store by default."
+    )
+    output_format: Literal["parquet", "delta"] = Field(
+        "parquet", description="`parquet` files, or a `delta` table (needs the extra `delta`)."
+    )
+    csv: bool = Field(False, description="Also write the run's scores as one CSV file, safe to open in a spreadsheet.")
     threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
-    batch_rows: int = Field(8_192, ge=1, le=1_000_000, description="Rows read, scored and written at a time.")
+    uncertain_margin: float = Field(
+        0.2, ge=0.0, le=1.0, description="Reviews whose probability is closer to the threshold than this are uncertain."
+    )
+    to_label: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="How many of the most uncertain reviews to write to a CSV file, to be labelled.",
+    )
+    modified_from: AwareDatetime | None = Field(None, description="Only files changed at this time or later.")
+    modified_before: AwareDatetime | None = Field(None, description="Only files changed before this time.")
+    rescore: str = Field(
+        "",
+        pattern=r"^[\w.-]*$",
+        description="Name of a re-scoring: under each name, files are scored once, whether they were before or not.",
+    )
+    drift: DriftConfig = Field(default_factory=DriftConfig, description="Comparison with the training's reviews.")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="`local`: processes on this machine; `ray`: the cluster of RAY_ADDRESS, or one on this machine "
+        "(needs the extra `ray`).",
+    )
+    workers: int = Field(
+        0, ge=0, le=4096, description="Workers that score a shard each; 0 is one per GPU, or else one per CPU core."
+    )
+    shard_rows: int = Field(50_000, ge=1, le=10_000_000, description="About how many rows a shard has at most.")
+    batch_rows: int = Field(4096, ge=1, le=1_000_000, description="Rows that a worker reads and scores at a time.")
 
     @model_validator(mode="after")
     def _has_files(self) -> "ScoringRun":

@@ -31,3 +31,7 @@ class ModelError(SentimentError):
 
 class TrackingError(SentimentError):
     """The MLflow server cannot be reached or refuses what was asked of it."""
+
+
+class ScoringError(SentimentError):
+    """Some shards of a scoring run failed; the others are published."""

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
-from sentiment_model.calibration import fit_combination, fit_temperature
+from sentiment_model.calibration import Floats, fit_combination, fit_temperature
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.inference import predict_logits
 from sentiment_model.naive_bayes import fit_ngrams
@@ -21,10 +21,18 @@ _TOKENS_PER_BATCH = 16_384
 
 @dataclass(frozen=True)
 class FittedModel:
-    """State of a :class:`SentimentModel`, the temperature that calibrates its logits, and how training went."""
+    """State of a :class:`SentimentModel`, and what came with it.
+
+    Attributes:
+        weights: the state.
+        temperature: divisor of the logits that calibrates them.
+        probabilities: calibrated, of the validation reviews, float64, shape (reviews,).
+        history: how training went.
+    """
 
     weights: dict[str, Tensor]
     temperature: float
+    probabilities: Tensor
     history: list[EpochMetrics]
 
 
@@ -126,11 +134,17 @@ def _weigh(result: TrainingResult, wide: NGramScore | None, validation: Tokenize
     weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
     logits, labels = result.validation_logits.numpy(), validation.labels.numpy()
     if wide is None:
-        return FittedModel(weights, fit_temperature(logits, labels), result.history)
+        temperature = fit_temperature(logits, labels)
+        return FittedModel(weights, temperature, _sigmoid(logits, temperature), result.history)
     scores = predict_logits(wide, validation, _TOKENS_PER_BATCH, torch.device("cpu")).numpy()
     temperature, scale, shift = fit_combination(logits, scores, labels)
     weights |= {"wide.weight": wide.weight * scale, "wide.bias": wide.bias * scale + shift}
-    return FittedModel(weights, temperature, result.history)
+    probabilities = _sigmoid(logits + scale * scores + shift, temperature)
+    return FittedModel(weights, temperature, probabilities, result.history)
+
+
+def _sigmoid(logits: Floats, temperature: float) -> Tensor:
+    return torch.sigmoid(torch.from_numpy(logits).double() / temperature)
 
 
 def _probabilities(

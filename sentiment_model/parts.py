@@ -1,30 +1,49 @@
 """Parquet written piece by piece."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from sentiment_model.store import DatasetWriter
-
 GROUP_ROWS = 100_000
-GROUP_BYTES = 64 << 20
+GROUP_BYTES = 16 << 20
 PART_ROWS = 2_000_000
+
+
+class Files(Protocol):
+    """Gives the local paths of the files that are to be written."""
+
+    def file(self, name: str, role: str = ...) -> Path:
+        """Return the path at which to write the file `name`, which has this role."""
 
 
 class PartWriter:
     """Writes a table that arrives in pieces as few files with one role, in bounded memory.
 
-    Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at :data:`PART_ROWS`. An empty
-    table is one file without rows. File names begin with `name`, or else with the role.
+    Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at `part_rows`. An empty table is one
+    file without rows. File names begin with `name`, or else with the role; `metadata` goes into each file's schema.
     """
 
-    def __init__(self, writer: DatasetWriter, role: str, schema: pl.Schema, name: str | None = None) -> None:
+    def __init__(
+        self,
+        writer: Files,
+        role: str,
+        schema: pl.Schema,
+        name: str | None = None,
+        *,
+        part_rows: int = PART_ROWS,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         self._writer = writer
         self._role = role
         self._name = name or role
         self._schema = schema
+        self._part_rows = part_rows
+        self._group_rows = min(GROUP_ROWS, part_rows)
+        self._metadata = dict(metadata or {})
         self._file: pq.ParquetWriter | None = None
         self._parts = 0
         self._rows = 0
@@ -50,17 +69,21 @@ class PartWriter:
 
     def write(self, frame: pl.DataFrame) -> None:
         """Add rows."""
+        if self._waiting_rows and self._waiting_rows + len(frame) > self._group_rows:
+            self._flush()
         self._pieces.append(frame)
         self._waiting_rows += len(frame)
         self._waiting_bytes += int(frame.estimated_size())
-        if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+        if self._waiting_rows >= self._group_rows or self._waiting_bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         table = pl.concat(self._pieces).to_arrow(compat_level=pl.CompatLevel.oldest())
-        if self._file and self._rows + len(table) > PART_ROWS:
+        if self._file and self._rows + len(table) > self._part_rows:
             self._file.close()
             self._file = None
+        if self._metadata:
+            table = table.replace_schema_metadata(self._metadata)
         if self._file is None:
             path = self._writer.file(f"{self._name}-{self._parts:05d}.parquet", self._role)
             self._file = pq.ParquetWriter(path, table.schema, compression="zstd")

@@ -1,185 +1,325 @@
-"""Batch scoring: review files in, the same rows labelled out; rows without a usable text go to quarantine."""
+"""Batch scoring of a shard: its rows in, the same rows labelled out; rows without a usable text go to quarantine."""
 
-import re
+import hashlib
+import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
+from obstore.exceptions import BaseError
+from pydantic import BaseModel, ConfigDict
 
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
+from sentiment_model.delta import append_to_delta
+from sentiment_model.drift import add, histograms
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.parts import PartWriter
-from sentiment_model.reviews import QUARANTINE_SCHEMA
-from sentiment_model.sources.files import SourceFile, list_files, read_batches, reject, usable_text
-from sentiment_model.store import DatasetWriter, Stage
+from sentiment_model.reviews import QUARANTINE_SCHEMA, Batch
+from sentiment_model.score_table import Receipt, ScoreTable, Staging
+from sentiment_model.shards import Shard, read_piece
+from sentiment_model.sources.files import SourceFile, list_files, reject, usable_text
+from sentiment_model.store import DatasetRef, open_dataset, store_error
 
-SCORE = Stage("score", 1)
-OUTPUT_COLUMNS = ("label", "probability", "model_version", "scored_at")
+VERSION = 1
+"""Of this module's output; a new version scores everything again."""
 
 _NO_WORD = pl.struct(pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail"))
 
 
+class ScoringJob(BaseModel):
+    """What the workers of a run have in common; small enough to be sent to each.
+
+    Attributes:
+        table: folder or URL of the table of scores.
+        key: names the model, the options and how files are read.
+        files: how files are read.
+        sources: the files by key.
+        splits: the splits of large text files by key.
+        threshold: probability from which a review is positive.
+        uncertain_margin: distance from it within which a label is uncertain.
+        batch_rows: rows scored at a time.
+        delta: whether rows go to a Delta table instead of Parquet files.
+        model_version: version of the model.
+        shadow_version: version of the model that scores beside it, or None.
+        metadata: what each file says of its origin.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    table: str
+    key: str
+    files: ReviewFiles
+    sources: dict[str, SourceFile]
+    splits: dict[str, DatasetRef]
+    threshold: float
+    uncertain_margin: float
+    batch_rows: int
+    delta: bool
+    model_version: str
+    shadow_version: str | None
+    metadata: dict[str, str]
+
+
+class Counts(BaseModel):
+    """What was counted in one shard or several.
+
+    Attributes:
+        rows_in: rows read.
+        scored: rows labelled.
+        positives: of these, positive.
+        uncertain: of these, uncertain.
+        disagreements: of these, labelled otherwise by the shadow model.
+        tokens: tokens of the labelled rows.
+        unknown: of these, unknown to the model.
+        reasons: quarantined rows by reason.
+        examples: the first of each reason.
+        histograms: distributions of the labelled rows, see :mod:`sentiment_model.drift`.
+    """
+
+    rows_in: int = 0
+    scored: int = 0
+    positives: int = 0
+    uncertain: int = 0
+    disagreements: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    reasons: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    histograms: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def quarantined(self) -> int:
+        """Rows that could not be labelled."""
+        return sum(self.reasons.values())
+
+    def __add__(self, other: "Counts") -> "Counts":
+        numbers = ("rows_in", "scored", "positives", "uncertain", "disagreements", "tokens", "unknown")
+        reasons = {
+            name: self.reasons.get(name, 0) + other.reasons.get(name, 0) for name in {**self.reasons, **other.reasons}
+        }
+        return Counts(
+            **{name: getattr(self, name) + getattr(other, name) for name in numbers},
+            reasons=reasons,
+            examples={**other.examples, **self.examples},
+            histograms=add(self.histograms, other.histograms),
+        )
+
+    def check_complete(self) -> None:
+        """Raise where rows were lost."""
+        if self.rows_in != self.scored + self.quarantined:
+            raise RuntimeError(
+                f"{self.rows_in} rows came in, but {self.scored} were scored and {self.quarantined} quarantined; "
+                "this is a defect of the program"
+            )
+
+    def check_quality(self, files: ReviewFiles) -> None:
+        """Raise where there was nothing to score, or too much that cannot be.
+
+        Raises:
+            SourceError: there is no row at all.
+            QualityError: more than `max_bad_share` of the rows could not be scored.
+        """
+        if not self.rows_in:
+            raise SourceError(f"there are no reviews in {files.path}; every file is empty or has only a header")
+        share = self.quarantined / self.rows_in
+        if share > files.max_bad_share or not self.scored:
+            reasons = "; ".join(
+                f"{reason} {count:,} (first: {self.examples[reason]})"
+                for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])
+            )
+            raise QualityError(
+                f"{self.quarantined:,} of {self.rows_in:,} rows of {files.path} cannot be scored ({share:.1%}, "
+                f"where max_bad_share is {files.max_bad_share:.1%}): {reasons}; the others are scored; repair the "
+                "rows, correct the column mapping, or raise max_bad_share"
+            )
+
+
+def total(receipts: Iterable[Receipt]) -> Counts:
+    """Return the counts of several shards."""
+    return sum((Counts.model_validate(receipt.counts) for receipt in receipts), Counts())
+
+
 def files_to_score(run: ScoringRun) -> list[SourceFile]:
-    """Return the files that a run names.
+    """Return the files that a run names, those changed in its range of time.
 
     Raises:
-        SourceError: there are no review files at the path.
+        SourceError: there are no review files at the path, or none was changed in that time.
     """
-    return list_files(str(run.files.path), run.files.format)
+    files = list_files(str(run.files.path), run.files.format)
+    start = run.modified_from.timestamp() if run.modified_from else float("-inf")
+    end = run.modified_before.timestamp() if run.modified_before else float("inf")
+    chosen = [file for file in files if start <= file.location.modified < end]
+    if not chosen:
+        raise SourceError(f"none of the {len(files):,} files in {run.files.path} was changed in the time named")
+    return chosen
 
 
-def scoring_identity(run: ScoringRun, model_digest: str, model_version: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the inputs (with their fingerprints) and the parameters that the scores depend on.
+def scoring_key(run: ScoringRun, model_digest: str, model_version: str, shadow_digest: str | None) -> str:
+    """Return the hash of everything but the files that the scores depend on, and of the name of a re-scoring."""
+    identity = {
+        "version": VERSION,
+        "files": run.files.model_dump(mode="json", exclude={"path", "max_bad_share"}),
+        "threshold": run.threshold,
+        "uncertain_margin": run.uncertain_margin,
+        "rescore": run.rescore,
+        "format": run.output_format,
+        "model": [model_digest, model_version],
+        "shadow": shadow_digest,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
-    Raises:
-        SourceError: there are no review files at the path, or one cannot be read.
-    """
-    inputs = {file.name: file.location.fingerprint() for file in files_to_score(run)}
-    # The same files elsewhere give the same scores, and so do batches of another size.
-    parameters = run.files.model_dump(mode="json", exclude={"path"})
-    parameters |= {"threshold": run.threshold, "model": model_digest, "model_version": model_version}
-    return inputs, parameters
 
+def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Predictor | None) -> Receipt:
+    """Label the rows of a shard and publish them, unless that has been done.
 
-def score_files(writer: DatasetWriter, predictor: Predictor, run: ScoringRun, model_version: str) -> dict[str, Any]:
-    """Label review files in bounded memory.
-
-    Each file with a usable row becomes a Parquet file (role `part`) of those rows in their order: all columns
-    of the input, then `label` (`positive` or `negative`), `probability` (of positive), `model_version` and
-    `scored_at`. An input column of one of these names is kept as `input_<name>`. The other rows are in the
-    quarantine (role `quarantine`) with file, row and reason.
+    Rows keep their order and all columns of the input. Added are `row_id` (unique, and the same whenever the row is
+    scored), `source_file` and `source_row`, `label` (`positive` or `negative`), `probability` (of positive),
+    `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column of one of these names is
+    kept as `input_<name>`. Rows without a usable text go to the quarantine with file, row and reason.
 
     Args:
-        writer: where to write.
+        job: what the shards of the run have in common.
+        shard: which rows.
         predictor: the model.
-        run: the files and how to read them.
-        model_version: the model's version, as written into each row.
+        shadow: the model that scores beside it.
 
     Returns:
-        `files`, `rows_in`, `scored`, `quarantined` (rows), `reasons` (quarantined rows by reason),
-        `positive_share` (of the scored rows), `unknown_share` (of the tokens), `mean_tokens` (a review),
-        `seconds` and `reviews_per_second`.
+        the receipt, which may be another worker's.
 
     Raises:
-        SourceError: a file cannot be read or has no text column, or there is no row at all.
-        QualityError: more than `max_bad_share` of the rows cannot be scored.
+        SourceError: a file cannot be read, has no text column, or changed meanwhile.
+        StoreError: the table cannot be written.
     """
-    started = time.perf_counter()
-    files = files_to_score(run)
-    tally = _Tally()
-    stamp = {"model_version": model_version, "scored_at": datetime.now(UTC)}
-    with PartWriter(writer, "quarantine", QUARANTINE_SCHEMA) as quarantine:
-        for number, file in enumerate(files):
-            with ExitStack() as stack:
-                part: PartWriter | None = None
-                for labelled, rejects in _label_file(file, predictor, run, stamp, tally):
-                    quarantine.write(rejects)
-                    if part is None and len(labelled):
-                        name = _output_name(number, file.name)
-                        part = stack.enter_context(PartWriter(writer, "part", labelled.schema, name))
-                    if part:
-                        part.write(labelled)
-    tally.check(run.files)
-    return {"files": len(files), **tally.counts(time.perf_counter() - started)}
+    table = ScoreTable(job.table, job.key)
+    try:
+        with table.claim(shard.id) as held:
+            if isinstance(held, Receipt):
+                return held
+            with table.staging(held) as staging:
+                started = time.perf_counter()
+                counts = _score_rows(job, shard, staging, predictor, shadow)
+                counts.check_complete()
+                if job.delta:
+                    append_to_delta(f"{table.url}/delta", shard.id, staging, job.model_version)
+                folder = f"version={job.model_version}/date={datetime.now(UTC).date().isoformat()}"
+                figures = {**counts.model_dump(), "seconds": time.perf_counter() - started}
+                return table.commit(held, staging, figures, folder)
+    except (OSError, BaseError, pl.exceptions.ComputeError) as error:
+        raise store_error(job.table, error) from error
 
 
-def _label_file(
-    file: SourceFile, predictor: Predictor, run: ScoringRun, stamp: Mapping[str, Any], tally: "_Tally"
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the labelled rows and the rejects of each batch of a file."""
-    for read in read_batches(file, run.files, run.batch_rows):
-        batch, texts = usable_text(read, run.files)
-        scores = predictor.predict(texts)
-        has_word = pl.col("n_tokens") > 0
+def _score_rows(
+    job: ScoringJob, shard: Shard, staging: Staging, predictor: Predictor, shadow: Predictor | None
+) -> Counts:
+    counts = Counts()
+    stamp = {"model_version": job.model_version, "scored_at": datetime.now(UTC)}
+    with ExitStack() as stack:
+        parts: dict[tuple[Any, ...], PartWriter] = {}
+        quarantine: PartWriter | None = None
+        for batch in _read_ahead(_batches(job, shard)):
+            labelled, rejects, counted = _label(batch, job, stamp, predictor, shadow)
+            counts += counted
+            if len(labelled):
+                columns = tuple(labelled.schema.items())
+                if columns not in parts:
+                    name = f"scores-{len(parts)}"
+                    part = PartWriter(staging, "scores", labelled.schema, name, metadata=job.metadata)
+                    parts[columns] = stack.enter_context(part)
+                parts[columns].write(labelled)
+            if len(rejects):
+                quarantine = quarantine or stack.enter_context(PartWriter(staging, "quarantine", QUARANTINE_SCHEMA))
+                quarantine.write(rejects)
+    return counts
+
+
+def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
+    for piece in shard.pieces:
+        if piece.file not in job.sources:
+            raise SourceError(
+                f"a file that was to be scored together with others as {shard.name} is gone; put it back, or score the "
+                "others under another name with rescore"
+            )
+        split = open_dataset(job.splits[piece.file]) if piece.file in job.splits else None
+        for batch in read_piece(piece, job.sources[piece.file], split, job.files, job.batch_rows):
+            yield piece.file, batch
+
+
+def _read_ahead(batches: Iterator[tuple[str, Batch]]) -> Iterator[tuple[str, Batch]]:
+    """Yield the same, and read the next one while one is in use, so that the network does not wait for files."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _label(
+    read: tuple[str, Batch], job: ScoringJob, stamp: Mapping[str, Any], predictor: Predictor, shadow: Predictor | None
+) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    """Return the labelled rows and the rejects of a batch, and what is to be counted."""
+    key, original = read
+    batch, texts = usable_text(original, job.files)
+    scores = predictor.predict(texts)
+    has_word = scores["n_tokens"] > 0
+    if not has_word.all():
         batch = reject(batch, scores.select(pl.when(~has_word).then(_NO_WORD).alias("fault"))["fault"], texts)
-        scores = scores.filter(has_word)
-        label = pl.when(pl.col("probability") >= run.threshold).then(pl.lit("positive"))
-        outputs = scores.select(
-            label.otherwise(pl.lit("negative")).alias("label"),
-            "probability",
-            *(pl.lit(value).alias(name) for name, value in stamp.items()),
+        scores, texts = scores.filter(has_word), texts.filter(has_word)
+    outputs = scores.select(
+        pl.format("{}-{}", pl.lit(key), batch.origin["row"]).alias("row_id"),
+        batch.origin["file"].alias("source_file"),
+        batch.origin["row"].alias("source_row"),
+        _labels(job.threshold),
+        "probability",
+        ((pl.col("probability") - job.threshold).abs() < job.uncertain_margin).alias("uncertain"),
+        *(pl.lit(value).alias(name) for name, value in stamp.items()),
+    )
+    disagreements = 0
+    if shadow:
+        second = shadow.predict(texts).select(
+            _labels(job.threshold).name.prefix("shadow_"),
+            pl.col("probability").alias("shadow_probability"),
+            pl.lit(job.shadow_version).alias("shadow_version"),
         )
-        tally.add(len(read.origin) + len(read.rejects), outputs, scores, batch.rejects)
-        yield _free_names(batch.frame).hstack(outputs), batch.rejects
+        disagreements = int((second["shadow_label"] != outputs["label"]).sum())
+        outputs = outputs.hstack(second)
+    rejects = batch.rejects
+    first = rejects.unique("reason", keep="first", maintain_order=True)
+    counts = Counts(
+        rows_in=len(original.origin) + len(original.rejects),
+        scored=len(outputs),
+        positives=int((outputs["label"] == "positive").sum()),
+        uncertain=int(outputs["uncertain"].sum()),
+        disagreements=disagreements,
+        tokens=int(scores["n_tokens"].sum()),
+        unknown=int(scores["n_unknown"].sum()),
+        reasons=dict(rejects["reason"].value_counts().iter_rows()),
+        examples={reason: f"{file} row {row}: {detail}" for file, row, reason, detail, _ in first.iter_rows()},
+        histograms=histograms(scores),
+    )
+    return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts
 
 
-def _free_names(frame: pl.DataFrame) -> pl.DataFrame:
+def _labels(threshold: float) -> pl.Expr:
+    return (
+        pl.when(pl.col("probability") >= threshold)
+        .then(pl.lit("positive"))
+        .otherwise(pl.lit("negative"))
+        .alias("label")
+    )
+
+
+def _free_names(frame: pl.DataFrame, outputs: Iterable[str]) -> pl.DataFrame:
     """Rename the input's columns that have the name of an output: `label` becomes `input_label`."""
     names = set(frame.columns)
     renamed = {}
-    for name in OUTPUT_COLUMNS:
+    for name in outputs:
         if name in names:
             renamed[name] = f"input_{name}"
             while renamed[name] in names:
                 renamed[name] = f"input_{renamed[name]}"
     return frame.rename(renamed)
-
-
-def _output_name(number: int, file: str) -> str:
-    """Return the start of an output file's name; the number keeps names apart whose odd characters differ."""
-    return f"scores-{number:05d}-{re.sub(r'[^0-9A-Za-z._-]+', '_', file)}"
-
-
-@dataclass
-class _Tally:
-    """Counts what goes where."""
-
-    rows_in: int = 0
-    scored: int = 0
-    positives: int = 0
-    tokens: int = 0
-    unknown: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, rows_in: int, outputs: pl.DataFrame, scores: pl.DataFrame, rejects: pl.DataFrame) -> None:
-        """Count a batch and what became of it."""
-        self.rows_in += rows_in
-        self.scored += len(outputs)
-        self.positives += int((outputs["label"] == "positive").sum())
-        self.tokens += int(scores["n_tokens"].sum())
-        self.unknown += int(scores["n_unknown"].sum())
-        self.reasons.update(dict(rejects["reason"].value_counts().iter_rows()))
-        for file, row, reason, detail, _ in rejects.unique("reason", keep="first").iter_rows():
-            self.examples.setdefault(reason, f"{file} row {row}: {detail}")
-
-    def check(self, files: ReviewFiles) -> None:
-        """Raise where rows were lost or too few can be scored."""
-        quarantined = self.reasons.total()
-        if self.rows_in != self.scored + quarantined:
-            raise RuntimeError(
-                f"{self.rows_in} rows came in, but {self.scored} were scored and {quarantined} quarantined; "
-                "this is a defect of the program"
-            )
-        if not self.rows_in:
-            raise SourceError(f"there are no reviews in {files.path}; every file is empty or has only a header")
-        share = quarantined / self.rows_in
-        if share > files.max_bad_share or not self.scored:
-            reasons = "; ".join(
-                f"{reason} {count:,} (first: {self.examples[reason]})" for reason, count in self.reasons.most_common()
-            )
-            raise QualityError(
-                f"{quarantined:,} of {self.rows_in:,} rows of {files.path} cannot be scored ({share:.1%}, "
-                f"where max_bad_share is {files.max_bad_share:.1%}): {reasons}; repair them, correct the "
-                "column mapping, or raise max_bad_share"
-            )
-
-    def counts(self, seconds: float) -> dict[str, Any]:
-        """Return the counts and what follows from them."""
-        return {
-            "rows_in": self.rows_in,
-            "scored": self.scored,
-            "quarantined": self.reasons.total(),
-            "reasons": dict(self.reasons.most_common()),
-            "positive_share": self.positives / self.scored,
-            "unknown_share": self.unknown / self.tokens,
-            "mean_tokens": self.tokens / self.scored,
-            "seconds": seconds,
-            "reviews_per_second": self.scored / seconds,
-        }

@@ -14,8 +14,6 @@ No step needs a rename, which object stores do not have.
 import errno
 import hashlib
 import json
-import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -26,13 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import obstore
 import polars as pl
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import BaseError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sentiment_model.errors import SentimentError, StoreError
+from sentiment_model.objects import Objects, first_line
 
 MANIFEST = "_manifest.json"
 SCHEMA_VERSION = 1
@@ -149,7 +146,7 @@ class Dataset:
             for entry in self.manifest.files:
                 target = Path(temporary, entry.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._store.download(f"{self.ref}/{entry.path}", target)
+                self._store.objects.download(f"{self.ref}/{entry.path}", target)
             yield self._verified(Path(temporary))
 
     def _verified(self, folder: Path) -> Path:
@@ -178,12 +175,8 @@ class Store:
     """A folder or object-store prefix of datasets."""
 
     def __init__(self, url: str) -> None:
-        self.is_local = not re.match(r"^[a-z][a-z0-9+]+://", url) or url.startswith("file://")
-        self.url = str(Path(url.removeprefix("file://")).absolute()) if self.is_local else url.rstrip("/")
-        try:
-            self._objects: ObjectStore = LocalStore(self.url, mkdir=True) if self.is_local else from_url(self.url)
-        except (BaseError, OSError, ValueError) as error:
-            raise StoreError(f"cannot open the store {url}: {_first_line(error)}; check SENTIMENT_STORE_URL") from error
+        self.objects = Objects(url)
+        self.is_local, self.url = self.objects.is_local, self.objects.url
 
     def find(self, stage: str, fingerprint: str) -> Dataset | None:
         """Return the dataset, or None where none was published under this name.
@@ -193,19 +186,17 @@ class Store:
         """
         folder = f"{stage}/{fingerprint}"
         try:
-            raw = bytes(obstore.get(self._objects, f"{folder}/{MANIFEST}").bytes())
-            manifest = Manifest.model_validate_json(raw)
-            sizes = {
-                entry.path: obstore.head(self._objects, f"{folder}/{entry.path}")["size"] for entry in manifest.files
-            }
-        except FileNotFoundError as error:
-            if MANIFEST in str(error):
+            raw = self.objects.read(f"{folder}/{MANIFEST}")
+            if raw is None:
                 return None
-            raise StoreError(f"a file of dataset {self.url}/{folder} is missing; delete it to make it again") from error
+            manifest = Manifest.model_validate_json(raw)
+            sizes = {entry.path: self.objects.size(f"{folder}/{entry.path}") for entry in manifest.files}
         except ValidationError as error:
             raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
         except BaseError as error:
-            raise StoreError(f"cannot read the store {self.url}: {_first_line(error)}") from error
+            raise StoreError(f"cannot read the store {self.url}: {first_line(error)}") from error
+        if None in sizes.values():
+            raise StoreError(f"a file of dataset {self.url}/{folder} is missing; delete it to make it again")
         if wrong := [entry.path for entry in manifest.files if sizes[entry.path] != entry.bytes]:
             raise StoreError(f"{self.url}/{folder}/{wrong[0]} is damaged; delete {self.url}/{folder} to make it again")
         return Dataset(self, manifest)
@@ -268,24 +259,19 @@ class Store:
                     ],
                     created_at=datetime.now(UTC),
                 )
-                self._upload(writer, f"{folder}/{name}")
-                published = self._publish(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+                for file in writer.roles:
+                    self.objects.upload(f"{folder}/{name}/{file}", writer.folder / file)
+                published = self.objects.create(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
                 if not published:
                     self._discard(writer, f"{folder}/{name}")
         except (OSError, BaseError, pl.exceptions.ComputeError) as error:
-            raise _store_error(self.url, error) from error
+            raise store_error(self.url, error) from error
         if published:
             return Dataset(self, manifest), False
         winner = self.find(stage.name, fingerprint)
         if winner is None:
             raise StoreError(f"dataset {self.url}/{folder} was removed while it was being written; run again")
         return winner, True
-
-    def download(self, path: str, target: Path) -> None:
-        """Copy the object at `path` (relative to the store) to a local file."""
-        with target.open("wb") as file:
-            for chunk in obstore.get(self._objects, path).stream(min_chunk_size=8 << 20):
-                file.write(chunk)
 
     @contextmanager
     def _writer(self, folder: str) -> Iterator[DatasetWriter]:
@@ -301,42 +287,11 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
             raise
 
-    def _upload(self, writer: DatasetWriter, folder: str) -> None:
-        for file in writer.roles:
-            if self.is_local:
-                _fsync(writer.folder / file)
-            else:
-                obstore.put(self._objects, f"{folder}/{file}", writer.folder / file)
-        if self.is_local:
-            _fsync(writer.folder)
-
-    def _publish(self, path: str, content: bytes) -> bool:
-        """Create the manifest durably; return False where another writer was first."""
-        if not self.is_local:
-            try:
-                obstore.put(self._objects, path, content, mode="create")
-            except AlreadyExistsError:
-                return False
-            return True
-        target = Path(self.url, path)
-        temporary = target.with_name(f"{MANIFEST}.{uuid.uuid4().hex[:12]}")
-        try:
-            temporary.write_bytes(content)
-            _fsync(temporary)
-            os.link(temporary, target)  # unlike a rename, fails where the target exists
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        for folder in (target.parent, target.parent.parent):
-            _fsync(folder)
-        return True
-
     def _discard(self, writer: DatasetWriter, folder: str) -> None:
         if self.is_local:
             shutil.rmtree(writer.folder, ignore_errors=True)
         else:
-            obstore.delete(self._objects, [f"{folder}/{file}" for file in writer.roles])
+            self.objects.delete(f"{folder}/{file}" for file in writer.roles)
 
 
 def open_dataset(ref: DatasetRef) -> Dataset:
@@ -348,20 +303,9 @@ def open_dataset(ref: DatasetRef) -> Dataset:
     return Store(ref.store_url).get(ref)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _store_error(url: str, error: Exception) -> SentimentError:
+def store_error(url: str, error: Exception) -> SentimentError:
+    """Return what to raise where writing to a store failed: no space left, or another reason."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
     if full:
         return StoreError(f"no space left while writing to {url}; nothing was published: free some space and run again")
-    return StoreError(f"cannot write to the store {url}: {_first_line(error)}; nothing was published")
+    return StoreError(f"cannot write to the store {url}: {first_line(error)}; nothing was published")

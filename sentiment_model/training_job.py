@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
@@ -19,14 +20,15 @@ from pydantic import BaseModel, ValidationError
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
 from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.drift import Histograms, histograms
 from sentiment_model.errors import ModelError, SentimentError
-from sentiment_model.fitting import fit_model
+from sentiment_model.fitting import FittedModel, fit_model
 from sentiment_model.settings import DeviceName
-from sentiment_model.store import DatasetRef, DatasetWriter, Stage, open_dataset
+from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.training import EpochMetrics, Observer, choose_device
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 2)
+TRAIN = Stage("train", 3)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
@@ -121,8 +123,15 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
             max_tokens=tokens.manifest.parameters["max_tokens"],
             temperature=fitted.temperature,
             trained_on={**tokens.manifest.inputs, "tokenize": job.tokens.fingerprint},
+            reference=_reference(tokens, fitted),
         )
         (job.output / HISTORY).write_text(json.dumps([asdict(metrics) for metrics in fitted.history], indent=2))
+
+
+def _reference(tokens: Dataset, fitted: FittedModel) -> Histograms:
+    lengths = tokens.scan("validation").select("n_tokens", "n_unknown").collect()
+    scores = lengths.with_columns(probability=pl.Series(fitted.probabilities.numpy()))
+    return histograms(scores.filter(pl.col("n_tokens") > 0))
 
 
 def _train_in_processes(job: TrainingJob, observer: Observer) -> None:

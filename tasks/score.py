@@ -1,19 +1,25 @@
-"""Batch scoring as Prefect tasks: fetch the model, then label the files."""
+"""Batch scoring as Prefect tasks: fetch the model, cut the files into shards, score them, write what people want."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
-from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
-from sentiment_model.scoring import SCORE, score_files, scoring_identity
-from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, DatasetWriter
+from sentiment_model.engines import LocalEngine, score_on_ray
+from sentiment_model.errors import SentimentError
+from sentiment_model.score_table import Plan, Receipt, ScoreTable
+from sentiment_model.scoring import ScoringJob
+from sentiment_model.settings import DeviceName
+from sentiment_model.shards import Shard, cut
+from sentiment_model.sources.files import SourceFile
+from sentiment_model.split import SPLIT, is_large_text, split_identity, write_split
+from sentiment_model.store import DatasetRef, DatasetWriter, open_dataset
 from sentiment_model.tracking import Tracker
-from sentiment_model.training import choose_device
 from tasks._stage import retry_can_help, run_stage
 
 _TIMEOUT_SECONDS = 7 * 24 * 3600.0
@@ -39,33 +45,139 @@ def fetch_model(tracker: Tracker, model_uri: str, destination: Path) -> tuple[Pa
     return tracker.fetch_bundle(model_uri, destination)
 
 
-def score(run: ScoringRun, bundle: Path, model_version: str) -> DatasetRef:
-    """Label files with a model.
-
-    Args:
-        run: the files and how to read them.
-        bundle: the model's folder.
-        model_version: its version in the registry.
-
-    Returns:
-        the labelled rows and the quarantine, as a dataset.
+def split_large(files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> dict[str, DatasetRef]:
+    """Split the large text files among some files, given by key; return the splits by key.
 
     Raises:
-        SourceError: the files are missing or unreadable.
-        QualityError: too many rows cannot be scored.
-        ModelError: the model folder is damaged.
-        StoreError: the store cannot be read or written.
+        SourceError: a file cannot be read.
+        StoreError: the store cannot be written.
     """
-    settings = Settings()
+    splits = {}
+    for key, file in files.items():
+        if is_large_text(file, run.shard_rows):
 
-    def write(writer: DatasetWriter) -> dict[str, Any]:
-        predictor = Predictor.load(bundle, choose_device(settings.device))
-        return score_files(writer, predictor, run, model_version)
+            def write(writer: DatasetWriter, file: SourceFile = file) -> dict[str, Any]:
+                return write_split(writer, file, run.files, run.shard_rows, run.batch_rows)
 
-    return run_stage(
-        SCORE,
-        settings.store_url,
-        *scoring_identity(run, ModelDescription.read(bundle).digest, model_version),
-        write,
-        timeout_seconds=_TIMEOUT_SECONDS,
-    )
+            identity = split_identity(file, run.files, run.shard_rows)
+            splits[key] = run_stage(SPLIT, store_url, *identity, write, timeout_seconds=_TIMEOUT_SECONDS)
+    return splits
+
+
+@task(name="plan", task_run_name="plan {table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
+def plan(
+    table: ScoreTable, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str
+) -> tuple[list[Shard], dict[str, DatasetRef]]:
+    """Plan the files that nobody has planned yet.
+
+    Args:
+        table: where the plans are.
+        files: all files to score, by key.
+        run: how they are read and cut.
+        store_url: where large text files are split to.
+
+    Returns:
+        the shards that hold rows of these files, done or not, and the splits that those to do need.
+
+    Raises:
+        SourceError: a file cannot be read.
+        StoreError: the store or the table cannot be written.
+    """
+    alone = _cancel_groups(table, _uncancelled(table, table.plans()), files)
+    while True:
+        plans = table.plans()
+        shards = _uncancelled(table, plans)
+        planned = {piece.file for shard in shards for piece in shard.pieces}
+        new = {key: file for key, file in files.items() if key not in planned}
+        if not new:
+            break
+        splits = {key: open_dataset(ref) for key, ref in split_large(new, run, store_url).items()}
+        names = {key: file.name for key, file in new.items()}
+        if table.append(Plan(files=names, shards=cut(new, splits, run.shard_rows, alone)), len(plans)):
+            get_run_logger().info("Planned %d new files", len(new))
+    shards = [shard for shard in shards if any(piece.file in files for piece in shard.pieces)]
+    done = table.done()
+    to_split = {
+        piece.file: files[piece.file]
+        for shard in shards
+        if shard.id not in done
+        for piece in shard.pieces
+        if piece.file in files and (piece.part is not None or piece.rejects)
+    }
+    return shards, split_large(to_split, run, store_url)
+
+
+def _uncancelled(table: ScoreTable, plans: list[Plan]) -> list[Shard]:
+    cancelled = table.cancelled()
+    return [shard for each in plans for shard in each.shards if shard.id not in cancelled]
+
+
+def _cancel_groups(table: ScoreTable, shards: list[Shard], files: Mapping[str, SourceFile]) -> set[str]:
+    """Cancel the shards of several files that an earlier run has left, and return the files' keys.
+
+    One file that is broken or gone must not keep those from being scored that it was put together with.
+    """
+    done = table.done()
+    left = [
+        shard
+        for shard in shards
+        if len(shard.pieces) > 1 and shard.id not in done and any(piece.file in files for piece in shard.pieces)
+    ]
+    return {piece.file for shard in left if table.cancel(shard.id) for piece in shard.pieces}
+
+
+@task(
+    name="score shard",
+    task_run_name="score {shard.name}",
+    cache_policy=NO_CACHE,  # the table of scores knows
+    retries=2,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=retry_can_help,
+)
+def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
+    """Score a shard in a process of the engine.
+
+    Raises:
+        SentimentError: the file, the model or the table is at fault.
+        WorkerLostError: the process died.
+    """
+    return engine.score(shard)
+
+
+def score_locally(
+    engine: LocalEngine, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
+) -> dict[str, str]:
+    """Score shards, each as a task run of its own; return why shards failed, by their name."""
+    failures: dict[str, str] = {}
+    runner: ThreadPoolTaskRunner[Receipt] = ThreadPoolTaskRunner(max_workers=workers)  # as many in work at once
+    with runner:
+        futures = [(shard, runner.submit(score_shard, {"engine": engine, "shard": shard})) for shard in shards]
+        for shard, future in futures:
+            result = future.result(raise_on_failure=False)
+            if isinstance(result, Receipt):
+                on_done(result)
+            else:
+                failures[shard.name] = str(result) if isinstance(result, SentimentError) else repr(result)
+    return failures
+
+
+@task(
+    name="score on ray",
+    cache_policy=NO_CACHE,
+    timeout_seconds=_TIMEOUT_SECONDS,
+)
+def score_with_ray(
+    job: ScoringJob,
+    device: DeviceName,
+    models: tuple[dict[str, bytes], dict[str, bytes] | None],
+    shards: list[Shard],
+    workers: int,
+    on_done: Callable[[Receipt], None],
+) -> dict[str, str]:
+    """Score shards on a Ray cluster; return why shards failed, by their name.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    return score_on_ray(job, device, *models, shards, workers, on_done)

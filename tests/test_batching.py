@@ -62,3 +62,7 @@ def test_sliced_frames_and_missing_labels() -> None:
     assert reviews.labels.isnan().tolist() == [False, True, False]
     assert TokenizedReviews.from_frame(frame.select("ids")).labels.isnan().all()
     assert len(TokenizedReviews.from_frame(frame.clear())) == 0
+
+
+def test_no_reviews_are_no_batches() -> None:
+    assert plan_batches(torch.tensor([], dtype=torch.int64), 100) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from bulk import score_into
 from pydantic import ValidationError
 from tiny import tiny_bundle
 
@@ -17,16 +18,10 @@ from flows._cli import run_cli
 from flows.score import ScoringSummary, score
 from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.config import Columns, ReviewFiles, ScoringRun
-from sentiment_model.errors import (
-    ModelError,
-    QualityError,
-    SentimentError,
-    SourceError,
-    StoreError,
-)
-from sentiment_model.scoring import SCORE, score_files, scoring_identity
+from sentiment_model.errors import ModelError, QualityError, SentimentError, SourceError, StoreError
+from sentiment_model.scoring import files_to_score, scoring_key
 from sentiment_model.settings import Settings
-from sentiment_model.store import Dataset, DatasetWriter, Store, open_dataset
+from sentiment_model.shards import file_key
 from sentiment_model.tracking import Tracker
 
 TEXTS = [
@@ -53,37 +48,32 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_on(path: Path | None, **options: object) -> ScoringRun:
-    own = {name: options.pop(name) for name in ("threshold", "batch_rows", "model_uri") if name in options}
+    own = {name: options.pop(name) for name in ScoringRun.model_fields if name in options}
     return ScoringRun(files=ReviewFiles(path=str(path) if path else None, **options), **own)
 
 
-def score_into(store: Path, predictor: Predictor, run: ScoringRun) -> Dataset:
-    def write(writer: DatasetWriter) -> dict[str, object]:
-        return score_files(writer, predictor, run, "7")
-
-    inputs, parameters = scoring_identity(run, predictor.digest, "7")
-    return Store(str(store)).materialise(SCORE, inputs, parameters, write)[0]
-
-
 def published(store: Path) -> list[Path]:
-    return [path for path in store.rglob("*") if path.is_file()]
+    return [path for path in store.rglob("*") if path.is_file() and "_log" not in path.parts]
 
 
 def test_all_columns_are_kept_and_four_are_added(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     table = pl.DataFrame({"id": range(5), "text": TEXTS, "nested": [{"stars": i, "tags": ["x"]} for i in range(5)]})
     table.write_parquet(folder / "reviews.parquet")
-    scores = score_into(tmp_path / "store", predictor, run_on(folder / "reviews.parquet"))
+    scores = score_into(tmp_path / "scores", predictor, run_on(folder / "reviews.parquet"))
 
-    labelled = scores.scan().collect()
+    labelled = scores.rows()
     assert labelled.select(table.columns).equals(table)
-    assert labelled.columns == ["id", "text", "nested", "label", "probability", "model_version", "scored_at"]
+    assert labelled.columns[3:6] == ["row_id", "source_file", "source_row"]
+    assert labelled["source_row"].to_list() == [1, 2, 3, 4, 5]
+    assert labelled.columns[6:] == ["label", "probability", "uncertain", "model_version", "scored_at"]
+    assert len(set(labelled["row_id"])) == 5
     expected = predictor.predict(table["text"])["probability"]
     assert labelled["probability"].to_list() == pytest.approx(expected.to_list(), abs=1e-6)
     assert labelled["label"].to_list() == ["positive" if p >= 0.5 else "negative" for p in expected]
     assert set(labelled["model_version"]) == {"7"}
     assert labelled.schema["scored_at"] == pl.Datetime("us", "UTC")
     assert datetime.now(UTC) - labelled["scored_at"][0] < timedelta(minutes=5)
-    assert scores.scan("quarantine").collect().is_empty()
+    assert scores.rows("quarantine").is_empty()
 
 
 def test_every_format_gives_the_same_answers(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -95,30 +85,27 @@ def test_every_format_gives_the_same_answers(folder: Path, tmp_path: Path, predi
     table.write_parquet(folder / "sub" / "a (1).parquet")
     table.write_parquet(folder / "sub" / "a [1].parquet")  # an odd name that differs in odd characters alone
 
-    scores = score_into(tmp_path / "store", predictor, run_on(folder))
-    files = scores.files("part")
-    assert len(files) == 4
-    answers = [pl.read_parquet(file, glob=False).drop("scored_at") for file in files]
+    scores = score_into(tmp_path / "scores", predictor, run_on(folder))
+    answers = scores.rows().partition_by("source_file")
+    assert len(answers) == 4
+    answers = [answer.drop("row_id", "source_file", "scored_at") for answer in answers]
     assert all(answer.equals(answers[0]) for answer in answers)
-    assert scores.scan().collect().height == scores.counts["scored"] == 20
-    assert scores.counts["files"] == 4
+    assert scores.rows().height == scores.counts.scored == 20
 
 
 def test_the_threshold_moves_the_label_and_nothing_else(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
     probabilities = predictor.predict(pl.Series(TEXTS))["probability"]
     threshold = float(probabilities.sort()[2])
-    scores = score_into(tmp_path / "store", predictor, run_on(folder, threshold=threshold))
-    assert scores.scan().collect()["label"].to_list() == [
-        "positive" if p >= threshold else "negative" for p in probabilities
-    ]
-    assert scores.counts["positive_share"] == pytest.approx(3 / 5)
+    scores = score_into(tmp_path / "scores", predictor, run_on(folder, threshold=threshold))
+    assert scores.rows()["label"].to_list() == ["positive" if p >= threshold else "negative" for p in probabilities]
+    assert scores.counts.positives == 3
 
 
 def test_a_column_with_the_name_of_an_output_is_renamed(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     rows = {"label": "x", "input_label": "y", "probability": 3, "scored_at": "z", "text": "good"}
     pl.DataFrame([rows]).write_ndjson(folder / "a.jsonl")
-    (row,) = score_into(tmp_path / "store", predictor, run_on(folder)).scan().collect().to_dicts()
+    (row,) = score_into(tmp_path / "scores", predictor, run_on(folder)).rows().to_dicts()
     assert row["input_input_label"] == "x"
     assert row["input_label"] == "y"
     assert (row["input_probability"], row["input_scored_at"]) == (3, "z")
@@ -138,10 +125,10 @@ def test_rows_without_a_usable_text_go_to_quarantine(folder: Path, tmp_path: Pat
     (folder / "a.jsonl").write_text("\n".join(lines))
     (folder / "b.csv").write_text("text\nfine film\n")
     run = run_on(folder, max_bad_share=0.8, max_text_bytes=200)
-    scores = score_into(tmp_path / "store", predictor, run)
+    scores = score_into(tmp_path / "scores", predictor, run)
 
-    assert scores.scan().select("text").collect()["text"].to_list() == ["good film", "bad film", "fine film"]
-    quarantine = scores.scan("quarantine").sort("row").collect()
+    assert scores.rows()["text"].to_list() == ["good film", "bad film", "fine film"]
+    quarantine = scores.rows("quarantine").sort("row")
     assert quarantine.select("file", "row", "reason").rows() == [
         ("a.jsonl", 2, "missing_text"),
         ("a.jsonl", 3, "empty_text"),
@@ -150,10 +137,9 @@ def test_rows_without_a_usable_text_go_to_quarantine(folder: Path, tmp_path: Pat
         ("a.jsonl", 6, "text_too_long"),
     ]
     counts = scores.counts
-    assert counts["rows_in"] == counts["scored"] + counts["quarantined"] == 8
-    assert counts["reasons"] == {"empty_text": 2, "missing_text": 1, "broken_json": 1, "text_too_long": 1}
-    assert counts["mean_tokens"] == 2
-    assert counts["unknown_share"] == pytest.approx(1 / 6)  # `fine`
+    assert counts.rows_in == counts.scored + counts.quarantined == 8
+    assert counts.reasons == {"empty_text": 2, "missing_text": 1, "broken_json": 1, "text_too_long": 1}
+    assert (counts.tokens, counts.unknown) == (6, 1)  # `fine`
 
 
 def test_small_batches_give_the_same_scores_in_the_same_order(
@@ -161,18 +147,19 @@ def test_small_batches_give_the_same_scores_in_the_same_order(
 ) -> None:
     texts = [f"{TEXTS[i % 5]} {'film ' * (i % 17)}" for i in range(97)]
     pl.DataFrame({"row": range(97), "text": texts}).write_csv(folder / "a.csv")
-    small = score_into(tmp_path / "small", predictor, run_on(folder, batch_rows=8)).scan().collect()
-    large = score_into(tmp_path / "large", predictor, run_on(folder)).scan().collect()
+    small = score_into(tmp_path / "small", predictor, run_on(folder, batch_rows=8)).rows()
+    large = score_into(tmp_path / "large", predictor, run_on(folder)).rows()
     assert small["row"].to_list() == [str(i) for i in range(97)]
     assert small.drop("scored_at", "probability").equals(large.drop("scored_at", "probability"))
     assert small["probability"].to_list() == pytest.approx(large["probability"].to_list(), abs=1e-6)
 
 
-def test_too_many_bad_rows_publish_nothing(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
+def test_too_many_bad_rows_are_an_error(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     (folder / "a.csv").write_text("id,text\n1,good\n2,\n3,bad\n4,\n")
+    run = run_on(folder, max_bad_share=0.2)
+    scored = score_into(tmp_path / "scores", predictor, run)
     with pytest.raises(QualityError, match=r"2 of 4 rows .* \(50\.0%, .* 20\.0%\).*empty_text 2 .*a\.csv row 2"):
-        score_into(tmp_path / "store", predictor, run_on(folder, max_bad_share=0.2))
-    assert published(tmp_path / "store") == []
+        scored.counts.check_quality(run.files)
 
 
 @pytest.fixture
@@ -197,7 +184,7 @@ def test_a_full_disk_publishes_nothing(folder: Path, small_disk: Path, predictor
     noise = [f"good film {random.Random(i).randbytes(400).hex()}" for i in range(2000)]
     pl.DataFrame({"text": noise}).write_csv(folder / "a.csv")
     with pytest.raises(StoreError, match=r"no space left .*nothing was published: free some space"):
-        score_into(small_disk, predictor, run_on(folder))
+        score_into(small_disk / "scores", predictor, run_on(folder))
     assert published(small_disk) == []
 
 
@@ -220,9 +207,10 @@ def test_files_that_cannot_be_scored(
     message: str,
 ) -> None:
     (folder / "a.csv").write_text(content)
+    run = run_on(folder, **options)
     with pytest.raises(error, match=message):
-        score_into(tmp_path / "store", predictor, run_on(folder, **options))
-    assert published(tmp_path / "store") == []
+        score_into(tmp_path / "scores", predictor, run).counts.check_quality(run.files)
+    assert published(tmp_path / "scores" / "scores") == []
 
 
 def test_a_path_is_needed() -> None:
@@ -233,17 +221,21 @@ def test_a_path_is_needed() -> None:
 def test_scores_are_named_by_content_model_and_options(folder: Path) -> None:
     (folder / "a.csv").write_text("text\ngood\n")
 
-    def name(model: str = "m", **options: object) -> str:
-        return SCORE.fingerprint(*scoring_identity(run_on(folder, **options), model, "1"))
+    def name(model: str = "m", shadow: str | None = None, **options: object) -> str:
+        return scoring_key(run_on(folder, **options), model, "1", shadow)
 
     first = name()
-    assert name(batch_rows=5) == first
-    assert len({first, name("other"), name(threshold=0.7), name(max_bad_share=0.5)}) == 4
-    (folder / "a.csv").write_text("text\ngood!\n")
-    changed = name()
-    assert changed != first
+    assert name(batch_rows=5) == name(max_bad_share=0.5) == name(shard_rows=7) == first
+    others = [name("other"), name(shadow="s"), name(threshold=0.7), name(max_text_bytes=5), name(rescore="again")]
+    assert len({first, *others}) == 6
+
+    (before,) = (file_key(file) for file in files_to_score(run_on(folder)))
     folder.rename(folder.parent / "moved")
-    assert SCORE.fingerprint(*scoring_identity(run_on(folder.parent / "moved"), "m", "1")) == changed
+    (moved,) = (file_key(file) for file in files_to_score(run_on(folder.parent / "moved")))
+    assert moved == before
+    (folder.parent / "moved" / "a.csv").write_text("text\ngood!\n")
+    (changed,) = (file_key(file) for file in files_to_score(run_on(folder.parent / "moved")))
+    assert changed != before
 
 
 @pytest.fixture
@@ -261,15 +253,23 @@ def test_the_flow_scores_with_the_champion_and_reuses_what_it_did(champion: Path
     pl.DataFrame({"id": range(5), "text": TEXTS}).write_csv(folder / "a.csv")
     first: ScoringSummary = score(run_on(folder))
     assert (first.scored, first.quarantined, first.model_version, first.reused) == (5, 0, "1", False)
-    assert set(open_dataset(first.scores).scan().collect()["model_version"]) == {"1"}
+    assert set(pl.read_parquet(first.scores)["model_version"]) == {"1"}
 
     again: ScoringSummary = score(run_on(folder))
-    assert again.reused
+    assert (again.reused, again.shards, again.new_files) == (True, 0, 0)
     assert again.scores == first.scores
 
     pl.DataFrame({"text": ["good"]}).write_csv(folder / "b.csv")
     more: ScoringSummary = score(run_on(folder, model_uri="models:/sentiment/1"))
-    assert (more.scored, more.reused) == (6, False)
+    assert (more.scored, more.reused, more.new_files, more.files) == (1, False, 1, 2)
+    every = pl.scan_parquet(f"{more.table}/scores/**/*.parquet", missing_columns="insert", extra_columns="ignore")
+    assert every.collect()["row_id"].n_unique() == 6
+
+    named: ScoringSummary = score(run_on(folder, rescore="again"))
+    assert named.scored == 6
+    late = datetime.now(UTC) + timedelta(days=1)
+    with pytest.raises(SourceError, match="none of the 2 files"):
+        score(run_on(folder, modified_from=late))
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def fails(capfd: pytest.CaptureFixture[str], settings_in: Path) -> Callable[...,
     def run(*arguments: str) -> str:
         assert run_cli(ScoringRun, score, arguments) == 1
         (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert published(settings_in / "store") == []
+        assert published(settings_in / "store" / "scores" / "scores") == []
         return line
 
     return run

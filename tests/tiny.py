@@ -13,7 +13,9 @@ from sentiment_model.vocabulary import Vocabulary
 WORDS = "a film that is good bad great awful , . not"
 
 
-def tiny_bundle(folder: Path, seed: int = 0, words: str = WORDS) -> ModelDescription:
+def tiny_bundle(
+    folder: Path, seed: int = 0, words: str = WORDS, reference: dict[str, tuple[int, ...]] | None = None
+) -> ModelDescription:
     """Write an untrained model into `folder`; another seed is another model."""
     folder.mkdir(parents=True, exist_ok=True)
     reviews = pl.LazyFrame({"text": [words, words]})
@@ -30,4 +32,5 @@ def tiny_bundle(folder: Path, seed: int = 0, words: str = WORDS) -> ModelDescrip
         max_tokens=20,
         temperature=1.5,
         trained_on={"tokenize": "0123456789abcdef0123"},
+        reference=reference or {},
     )

@@ -88,7 +88,13 @@ def _endings(name: str) -> tuple[str, Compression | None]:
 
 
 def read_batches(
-    file: SourceFile, config: ReviewFiles, batch_rows: int, only: Collection[str] | None = None
+    file: SourceFile,
+    config: ReviewFiles,
+    batch_rows: int,
+    only: Collection[str] | None = None,
+    *,
+    row_groups: tuple[int, int] | None = None,
+    first_row: int = 1,
 ) -> Iterator[Batch]:
     """Yield the records of one file, in order, in bounded memory.
 
@@ -101,13 +107,15 @@ def read_batches(
         config: how to read it.
         batch_rows: most records of a batch.
         only: columns to read; JSON Lines then give strings in one pass. None reads all.
+        row_groups: the first row group of a Parquet file to read, and the one after the last; None reads all.
+        first_row: number of the first of these rows.
 
     Raises:
         SourceError: the file, or its header, cannot be read at all.
     """
     if file.format == "parquet":
         with _seekable(file) as content:
-            yield from read_parquet(file.name, content, batch_rows, only)
+            yield from read_parquet(file.name, content, batch_rows, only, row_groups, first_row)
         return
     # JSON can spell a byte in six, and other columns need room too.
     limit = max(_MIN_RECORD_BYTES, 8 * config.max_text_bytes)

@@ -38,12 +38,14 @@ class Location:
             reviews wherever it lies.
         size: in bytes.
         version: the object's e-tag or time of change; None for a local file.
+        modified: when it was last changed, in seconds since 1970.
     """
 
     root: str
     name: str
     size: int
     version: str | None
+    modified: float
 
     @property
     def path(self) -> str:
@@ -56,6 +58,21 @@ class Location:
             with self._readable():
                 return sha256_of(Path(self.path))
         return hashlib.sha256(f"{self.version}:{self.size}".encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Check that the file is still the one that was found.
+
+        Raises:
+            SourceError: it was changed or removed since.
+        """
+        with self._readable():
+            if self.version is None:
+                found = Path(self.path).stat()
+                same = (found.st_size, found.st_mtime) == (self.size, self.modified)
+            else:
+                same = _version(obstore.head(from_url(self.root), self.name)) == self.version
+        if not same:
+            raise SourceError(f"{self.path} was changed while it was being read; run again when it is complete")
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -156,7 +173,8 @@ def _find_local(path: str) -> Found:
 
 
 def _local(root: str, names: list[str]) -> tuple[Location, ...]:
-    return tuple(Location(root, Path(name).as_posix(), Path(root, name).stat().st_size, None) for name in sorted(names))
+    found = ((name, Path(root, name).stat()) for name in sorted(names))
+    return tuple(Location(root, Path(name).as_posix(), stat.st_size, None, stat.st_mtime) for name, stat in found)
 
 
 def _find_objects(url: str) -> Found:
@@ -164,33 +182,35 @@ def _find_objects(url: str) -> Found:
         if match := _WILDCARD.search(url):
             root = url[: match.start()].rpartition("/")[0]
             pattern = url[len(root) + 1 :]
-            objects = [entry for entry in _list(root) if fnmatchcase(entry[0], pattern)]
+            objects = [meta for meta in _list(root) if fnmatchcase(meta["path"], pattern)]
             return Found(_objects(root, objects), by_name=True)
         root, _, name = url.rpartition("/")
         if name and not root.endswith(("/", ":")):
             try:
                 head = obstore.head(from_url(root), name)
-                return Found(_objects(root, [(name, head["size"], _version(head))]), by_name=True)
+                return Found(_objects(root, [head]), by_name=True)
             except FileNotFoundError:
                 pass  # not an object: the prefix of some
         root = url.rstrip("/")
-        return Found(_objects(root, [entry for entry in _list(root) if not _is_hidden(entry[0])]), by_name=False)
+        return Found(_objects(root, [meta for meta in _list(root) if not _is_hidden(meta["path"])]), by_name=False)
     except (BaseError, OSError, ValueError) as error:
         raise SourceError(f"cannot list {url}: {_first_line(error)}; check the URL and the credentials") from error
 
 
-def _list(root: str) -> Iterator[tuple[str, int, str]]:
+def _list(root: str) -> Iterator["ObjectMeta"]:
     for page in obstore.list(from_url(root)):
-        for meta in page:
-            yield meta["path"], meta["size"], _version(meta)
+        yield from page
 
 
 def _version(meta: "ObjectMeta") -> str:
     return meta["e_tag"] or meta["last_modified"].isoformat()
 
 
-def _objects(root: str, objects: list[tuple[str, int, str]]) -> tuple[Location, ...]:
-    return tuple(Location(root, name, size, version) for name, size, version in sorted(objects))
+def _objects(root: str, objects: list["ObjectMeta"]) -> tuple[Location, ...]:
+    return tuple(
+        Location(root, meta["path"], meta["size"], _version(meta), meta["last_modified"].timestamp())
+        for meta in sorted(objects, key=lambda meta: meta["path"])
+    )
 
 
 def _is_hidden(name: str) -> bool:

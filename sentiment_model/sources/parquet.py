@@ -12,7 +12,14 @@ from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
 
 
-def read_parquet(file: str, content: BinaryIO, batch_rows: int, only: Collection[str] | None) -> Iterator[Batch]:
+def read_parquet(
+    file: str,
+    content: BinaryIO,
+    batch_rows: int,
+    only: Collection[str] | None,
+    row_groups: tuple[int, int] | None = None,
+    first_row: int = 1,
+) -> Iterator[Batch]:
     """Yield batches of a Parquet file; its types are kept, dictionaries decoded.
 
     Args:
@@ -20,6 +27,8 @@ def read_parquet(file: str, content: BinaryIO, batch_rows: int, only: Collection
         content: the file, which must be able to seek.
         batch_rows: most records of a batch; fewer where the rows are large on average, as stored.
         only: columns to read; None for all.
+        row_groups: the first row group to read and the one after the last; None for all.
+        first_row: number of the first of these rows.
 
     Raises:
         SourceError: the file is damaged.
@@ -31,8 +40,9 @@ def read_parquet(file: str, content: BinaryIO, batch_rows: int, only: Collection
         size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         rows = max(1, min(batch_rows, BATCH_BYTES * max(1, metadata.num_rows) // max(1, size)))
         wanted = [name for name in columns if only is None or name in only]
-        position = 1
-        for arrow in parquet.iter_batches(rows, columns=None if only is None else wanted):
+        position = first_row
+        groups = range(*(row_groups or (0, metadata.num_row_groups)))
+        for arrow in parquet.iter_batches(rows, groups, columns=None if only is None else wanted):
             frame, bad = _to_polars(arrow)
             number = pl.int_range(position, position + arrow.num_rows, eager=True, dtype=pl.Int64())
             fault = Fault("undecodable", "a string is not UTF-8")

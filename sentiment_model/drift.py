@@ -1,0 +1,74 @@
+"""Drift: how far what is scored differs from what the model was fitted on.
+
+Distributions are kept as histograms with fixed bins, which add up over shards and need no row to be kept.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+
+Histograms = Mapping[str, tuple[int, ...]]
+
+# Upper edges of all bins but the last, by quantity.
+EDGES: dict[str, tuple[float, ...]] = {
+    "probability": tuple(float(edge) for edge in np.linspace(0, 1, 51)[1:-1]),
+    "tokens": tuple(float(edge) for edge in np.unique(np.geomspace(1, 20_000, 60).round())),
+    "unknown_share": (0.0, *(float(edge) for edge in np.geomspace(0.001, 1, 40)[:-1])),
+}
+_GROUPS = 10
+_FLOOR = 1e-4  # share that an empty group counts as, so that the index stays finite
+
+
+class Drift(BaseModel):
+    """How far two distributions of one quantity are apart.
+
+    Attributes:
+        psi: population stability index over ten groups of about equal mass in the reference; by custom, below 0.1 is
+            no change and above 0.25 a large one (Siddiqi, "Credit Risk Scorecards", 2006).
+        ks: Kolmogorov-Smirnov statistic, the largest difference of the distribution functions at the bins' edges, 0..1.
+    """
+
+    psi: float
+    ks: float
+
+
+def histograms(scores: pl.DataFrame) -> dict[str, tuple[int, ...]]:
+    """Count the rows of a table with `probability`, `n_tokens` and `n_unknown` in each bin of each quantity."""
+    values = {
+        "probability": scores["probability"],
+        "tokens": scores["n_tokens"],
+        "unknown_share": scores["n_unknown"] / scores["n_tokens"],
+    }
+    counts = {}
+    for name, edges in EDGES.items():
+        bins = np.searchsorted(edges, values[name].to_numpy(), side="left")
+        counts[name] = tuple(np.bincount(bins, minlength=len(edges) + 1).tolist())
+    return counts
+
+
+def add(first: Histograms, second: Histograms) -> dict[str, tuple[int, ...]]:
+    """Return the histograms of the rows of both; empty ones count nothing."""
+    if not first or not second:
+        return dict(first or second)
+    return {name: tuple(a + b for a, b in zip(first[name], second[name], strict=True)) for name in EDGES}
+
+
+def drift(reference: Histograms, current: Histograms) -> dict[str, Drift]:
+    """Compare distributions, by quantity; nothing where one of them has no rows."""
+    if not reference or not current:
+        return {}
+    return {name: _compare(np.array(reference[name], float), np.array(current[name], float)) for name in EDGES}
+
+
+def _compare(reference: np.ndarray, current: np.ndarray) -> Drift:
+    expected, actual = reference / reference.sum(), current / current.sum()
+    cumulative = expected.cumsum()
+    group = np.minimum((cumulative - expected / 2) * _GROUPS, _GROUPS - 1).astype(int)
+    shares = [np.maximum(np.bincount(group, weights, _GROUPS), _FLOOR) for weights in (expected, actual)]
+    used = np.bincount(group, minlength=_GROUPS) > 0
+    psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0]))[used].sum())
+    ks = float(np.abs(cumulative - actual.cumsum()).max())
+    return Drift(psi=max(0.0, psi), ks=min(1.0, ks) if math.isfinite(ks) else 0.0)

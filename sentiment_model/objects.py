@@ -1,0 +1,153 @@
+"""Objects below a local folder or an object-store prefix, through the same few durable operations."""
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from sentiment_model.errors import StoreError
+
+
+class Objects:
+    """A folder or prefix; paths are relative to it.
+
+    What :meth:`create`, :meth:`replace` and :meth:`move` have done survives a power cut when they return.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open a folder, made where it is missing, or a prefix.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        self.is_local = not re.match(r"^[a-z][a-z0-9+]+://", url) or url.startswith("file://")
+        self.url = str(Path(url.removeprefix("file://")).absolute()) if self.is_local else url.rstrip("/")
+        try:
+            self._store: ObjectStore = LocalStore(self.url, mkdir=True) if self.is_local else from_url(self.url)
+        except (BaseError, OSError, ValueError) as error:
+            raise StoreError(f"cannot open the store {url}: {first_line(error)}; check SENTIMENT_STORE_URL") from error
+
+    def read(self, path: str) -> bytes | None:
+        """Return the content of an object, or None where there is none."""
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def size(self, path: str) -> int | None:
+        """Return the size of an object in bytes, or None where there is none."""
+        try:
+            return int(obstore.head(self._store, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield path and size of every object below a prefix, at any depth."""
+        for page in obstore.list(self._store, prefix):
+            for meta in page:
+                yield meta["path"], meta["size"]
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create an object; return False, and change nothing, where it exists already."""
+        if not self.is_local:
+            try:
+                obstore.put(self._store, path, content, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+        with self._written(path, content) as (temporary, target):
+            try:
+                os.link(temporary, target)  # unlike a rename, fails where the target exists
+            except FileExistsError:
+                return False
+        _fsync_folders(target, Path(self.url))
+        return True
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write an object, whether it exists or not."""
+        if not self.is_local:
+            obstore.put(self._store, path, content)
+            return
+        with self._written(path, content) as (temporary, target):
+            temporary.replace(target)
+        fsync(target.parent)
+
+    @contextmanager
+    def _written(self, path: str, content: bytes) -> Iterator[tuple[Path, Path]]:
+        target = Path(self.url, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}")
+        try:
+            temporary.write_bytes(content)
+            fsync(temporary)
+            yield temporary, target
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def upload(self, path: str, file: Path) -> None:
+        """Write a local file's content as an object. Below a local folder, `file` may be that object already."""
+        if not self.is_local:
+            obstore.put(self._store, path, file)
+            return
+        target = Path(self.url, path)
+        if file != target:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        fsync(target)
+        fsync(target.parent)
+
+    def download(self, path: str, target: Path) -> None:
+        """Copy an object to a local file."""
+        with target.open("wb") as file:
+            for chunk in obstore.get(self._store, path).stream(min_chunk_size=8 << 20):
+                file.write(chunk)
+
+    def move(self, source: str, target: str) -> bool:
+        """Rename an object; return False where there is none (any more)."""
+        try:
+            if self.is_local:
+                new = Path(self.url, target)
+                new.parent.mkdir(parents=True, exist_ok=True)
+                Path(self.url, source).replace(new)
+                _fsync_folders(new, Path(self.url))
+            else:
+                obstore.rename(self._store, source, target)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete objects; those that do not exist do no harm."""
+        for path in paths:
+            try:
+                obstore.delete(self._store, path)
+            except FileNotFoundError:
+                continue
+
+
+def fsync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_folders(target: Path, root: Path) -> None:
+    folder = target.parent
+    while folder != root.parent:
+        fsync(folder)
+        folder = folder.parent
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

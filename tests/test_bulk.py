@@ -1,0 +1,345 @@
+"""Bulk scoring beyond one shard: cutting, engines, exports, drift, and what the flow makes of them."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import psutil
+import pytest
+from bulk import prepare, published_rows, score_into
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+from tiny import tiny_bundle
+
+from flows.score import ScoringSummary, score
+from sentiment_model.bundle import Predictor
+from sentiment_model.config import DriftConfig, IngestConfig, ReviewFiles, ScoringRun
+from sentiment_model.drift import EDGES, add, drift, histograms
+from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
+from sentiment_model.errors import QualityError, ScoringError
+from sentiment_model.ingest import write_reviews
+from sentiment_model.score_table import Receipt
+from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetWriter
+from sentiment_model.tracking import Tracker
+
+WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
+
+
+def reviews(rows: int, start: int = 0) -> pl.DataFrame:
+    texts = [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 3 + i % 11)) for i in range(start, start + rows)]
+    return pl.DataFrame({"id": range(start, start + rows), "text": texts})
+
+
+def run_on(folder: Path, **options: object) -> ScoringRun:
+    own = {name: options.pop(name) for name in list(options) if name in ScoringRun.model_fields}
+    return ScoringRun(files=ReviewFiles(path=str(folder), **options), **own)
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = tmp_path_factory.mktemp("bundle")
+    tiny_bundle(folder)
+    return Predictor.load(folder)
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    reviews(700).write_parquet(folder / "a.parquet", row_group_size=100)
+    reviews(300, 700).with_columns(pad=pl.lit("x" * 3000)).write_ndjson(folder / "b.jsonl")
+    reviews(20, 1000).write_csv(folder / "c.csv")
+    return folder
+
+
+class TestCutting:
+    @settings(max_examples=12, deadline=None)
+    @given(shard_rows=st.integers(1, 900), batch_rows=st.integers(1, 400))
+    def test_every_row_is_in_one_shard(
+        self, tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, shard_rows: int, batch_rows: int
+    ) -> None:
+        tmp_path = tmp_path_factory.mktemp("cut")
+        shard_rows = max(shard_rows, 60)  # hundreds of shards take long, and are no other case
+        folder = tmp_path / "in"
+        folder.mkdir()
+        reviews(250).write_parquet(folder / "a.parquet", row_group_size=50)
+        reviews(150, 250).with_columns(pad=pl.lit("x" * 2000)).write_ndjson(folder / "b.jsonl")
+        (folder / "c.csv").write_text("id,text\n400,good\n401,\n")
+        run = run_on(folder, shard_rows=shard_rows, batch_rows=batch_rows)
+        scored = score_into(tmp_path / "table", predictor, run)
+        assert sorted(int(row) for row in scored.rows()["id"]) == list(range(401))
+        assert scored.rows("quarantine").select("file", "row").rows() == [("c.csv", 2)]
+        _, again = prepare(tmp_path / "table", predictor, run)
+        assert [shard.id for shard in again] == [receipt.shard for receipt in scored.receipts]
+
+    def test_shards_are_bounded_and_named(self, inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+        run = run_on(inbox, shard_rows=200)
+        scored = score_into(tmp_path / "table", predictor, run)
+        assert max(receipt.counts["rows_in"] for receipt in scored.receipts) == 200
+        _, shards = prepare(tmp_path / "table", predictor, run)
+        assert [shard.name for shard in shards] == [
+            "a.parquet rows 1 to 200",
+            "a.parquet rows 201 to 400",
+            "a.parquet rows 401 to 600",
+            "a.parquet rows 601 to 700",
+            "b.jsonl part 1 of 2",
+            "b.jsonl part 2 of 2",
+            "b.jsonl unreadable rows",
+            "c.csv",
+        ]
+        rows = scored.rows().filter(source_file="b.jsonl")
+        assert rows["source_row"].sort().to_list() == list(range(1, 301))
+
+    def test_a_cut_file_gives_the_same_as_a_whole_one(self, inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+        def rows(shard_rows: int) -> pl.DataFrame:
+            scored = score_into(tmp_path / str(shard_rows), predictor, run_on(inbox, shard_rows=shard_rows))
+            return scored.rows().drop("scored_at").sort("row_id")
+
+        assert_frame_equal(rows(120), rows(100_000), abs_tol=1e-6, check_column_order=False)
+
+
+def test_readers_find_the_table_without_tricks(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    (inbox / "b.jsonl").unlink()
+    (inbox / "c.csv").unlink()
+    score_into(tmp_path / "table", predictor, run_on(inbox, shard_rows=200))
+    pattern = f"{tmp_path}/table/scores/**/*.parquet"
+    count = duckdb.sql(f"SELECT count(*), count(DISTINCT row_id), min(version) FROM '{pattern}'").fetchall()
+    assert count == [(700, 700, 7)]
+    assert len(pd.read_parquet(tmp_path / "table" / "scores")) == 700
+    assert pl.scan_parquet(pattern, hive_partitioning=True).select(pl.len()).collect().item() == 700
+    first = next((tmp_path / "table" / "scores").rglob("*.parquet"))
+    assert pl.read_parquet_metadata(first)["model_version"] == "7"
+
+
+@pytest.fixture
+def engine(inbox: Path, tmp_path: Path, predictor: Predictor) -> Iterator[LocalEngine]:
+    tiny_bundle(tmp_path / "bundle")
+    job, _ = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
+    started = LocalEngine(partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None), 1)
+    yield started
+    started.close()
+
+
+def test_a_killed_worker_is_replaced(engine: LocalEngine, inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    _, shards = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
+    first = engine.score(shards[0])
+    (worker,) = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    worker.send_signal(signal.SIGSTOP)  # in the middle of the shard, for as long as it takes to kill it
+    threading.Timer(0.5, worker.kill).start()
+    with pytest.raises(WorkerLostError):
+        engine.score(shards[1])
+    receipts = [engine.score(shard) for shard in shards]
+    assert receipts[0].model_dump_json() == first.model_dump_json()
+    assert len(published_rows(tmp_path / "table")) == 1020
+
+
+def test_workers_end_with_their_parent(tmp_path: Path, inbox: Path) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from functools import partial
+from pathlib import Path
+from bulk import prepare
+from sentiment_model.bundle import Predictor
+from sentiment_model.config import ReviewFiles, ScoringRun
+from sentiment_model.engines import LocalEngine, ShardWorker, read_bundle
+import os
+bundle = Path({str(tmp_path / "bundle")!r})
+if __name__ == "__main__":
+    run = ScoringRun(files=ReviewFiles(path={str(inbox)!r}))
+    job, shards = prepare({str(tmp_path / "table")!r}, Predictor.load(bundle), run)
+    engine = LocalEngine(partial(ShardWorker, job, "cpu", read_bundle(bundle), None), 1)
+    engine.score(shards[0])
+    os.kill(os.getpid(), 9)
+"""
+    (tmp_path / "parent.py").write_text(script)
+    parent = psutil.Popen([os.sys.executable, str(tmp_path / "parent.py")])
+    children: list[psutil.Process] = []
+    while parent.poll() is None:
+        children = parent.children() or children
+        time.sleep(0.05)
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_even_if_a_worker_is_killed(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    ray = pytest.importorskip("ray")
+    tiny_bundle(tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    run = run_on(inbox, shard_rows=50)
+    local = score_into(tmp_path / "local", predictor, run).rows()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        job, shards = prepare(tmp_path / "ray", predictor, run)
+        receipts: list[Receipt] = []
+
+        def on_done(receipt: Receipt) -> None:
+            receipts.append(receipt)
+            if len(receipts) == 3:
+                workers = [
+                    p
+                    for p in psutil.process_iter(["cmdline"])
+                    if "ray::ShardWorker" in " ".join(p.info["cmdline"] or [])
+                ]
+                assert len(workers) == 2
+                workers[0].kill()
+
+        assert score_on_ray(job, "cpu", bundle, None, shards, 2, on_done) == {}
+    finally:
+        ray.shutdown()
+    assert len(receipts) == len(shards)
+    frames = [pl.read_parquet(path, glob=False) for path in (tmp_path / "ray" / "scores").rglob("*.parquet")]
+    on_ray = pl.concat(frames, how="diagonal_relaxed")
+    assert_frame_equal(
+        on_ray.drop("scored_at"), local.drop("scored_at"), check_row_order=False, check_column_order=False, abs_tol=1e-6
+    )
+
+
+def test_a_delta_table_holds_each_row_once(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    run = run_on(inbox, shard_rows=200, output_format="delta")
+    scored = score_into(tmp_path / "table", predictor, run)
+    for path in (tmp_path / "table" / "_log").rglob("receipts/*.json"):
+        path.unlink()  # as if every worker had died after its rows were in the table, and before it could say so
+    score_into(tmp_path / "table", predictor, run)
+    table = deltalake.DeltaTable(str(tmp_path / "table" / "delta"))
+    rows = pl.from_arrow(table.to_pyarrow_table())
+    assert isinstance(rows, pl.DataFrame)
+    assert rows["row_id"].n_unique() == len(rows) == scored.counts.scored == 1020
+    assert set(rows["version"]) == {"7"}
+    assert published_rows(tmp_path / "table") == []
+
+
+class TestDrift:
+    def scores(self, probability: list[float], tokens: int = 100, unknown: int = 1) -> pl.DataFrame:
+        return pl.DataFrame({"probability": probability}).with_columns(n_tokens=tokens, n_unknown=unknown)
+
+    def test_the_same_is_no_drift_and_the_opposite_is_the_largest(self) -> None:
+        low = histograms(self.scores([0.01 * i for i in range(45)]))
+        high = histograms(self.scores([0.55 + 0.01 * i for i in range(45)]))
+        same = drift(low, add(low, low))
+        assert all(far.psi == pytest.approx(0) and far.ks == pytest.approx(0) for far in same.values())
+        far = drift(low, high)
+        assert far["probability"].ks == pytest.approx(1.0)
+        assert far["probability"].psi > 5
+        assert far["tokens"].psi == pytest.approx(0)
+
+    def test_psi_is_that_of_the_formula(self) -> None:
+        reference = {name: tuple([50, 50] + [0] * (len(edges) - 1)) for name, edges in EDGES.items()}
+        current = {name: tuple([80, 20] + [0] * (len(edges) - 1)) for name, edges in EDGES.items()}
+        # (0.8 - 0.5) ln(0.8 / 0.5) + (0.2 - 0.5) ln(0.2 / 0.5)
+        assert drift(reference, current)["tokens"].psi == pytest.approx(0.41589, abs=1e-4)
+        assert drift(reference, current)["tokens"].ks == pytest.approx(0.3)
+        assert drift({}, current) == {} == drift(reference, {})
+
+
+@pytest.fixture
+def champion(settings_in: Path, prefect_server: None) -> Tracker:
+    """A tiny champion, and a challenger that answers otherwise."""
+    tracker = Tracker(Settings())
+    for seed, promote in ((0, True), (3, False)):
+        reference = histograms(pl.DataFrame({"probability": [0.5], "n_tokens": [3000], "n_unknown": [2000]}))
+        tiny_bundle(settings_in / f"bundle{seed}", seed=seed, reference=reference)
+        run_id = tracker.start_run("sentiment", f"fp{seed}", name="test", params={}, tags={}).run_id
+        tracker.register(settings_in / f"bundle{seed}", "sentiment", run_id, promote=promote, tags={})
+    return tracker
+
+
+def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: Path, predictor: Predictor) -> None:
+    middle = predictor.predict(reviews(1020)["text"])["probability"].median()
+    run = run_on(
+        inbox,
+        threshold=middle,
+        shard_rows=200,
+        shadow_uri="models:/sentiment@challenger",
+        csv=True,
+        to_label=10,
+        uncertain_margin=0.02,
+        drift=DriftConfig(min_rows=100),
+    )
+    summary: ScoringSummary = score(run)
+    assert (summary.scored, summary.shards, summary.model_version, summary.shadow_version) == (1020, 8, "1", "2")
+    rows = pl.concat([pl.read_parquet(path, glob=False) for path in summary.scores], how="diagonal_relaxed")
+    disagree = (rows["label"] != rows["shadow_label"]).mean()
+    assert summary.disagreement_share == pytest.approx(disagree)
+    assert 0 < disagree <= 1
+    assert summary.uncertain_share == pytest.approx((rows["probability"] - middle).abs().lt(0.02).mean())
+    assert "tokens" in summary.drifted
+    assert summary.csv
+    assert len(pd.read_csv(summary.csv)) == 1020
+    assert summary.to_label
+    chosen = pl.read_csv(summary.to_label)
+    nearest = (rows["probability"] - middle).abs().sort()[:10]
+    assert (chosen["probability"] - middle).abs().sort().to_list() == pytest.approx(nearest.to_list())
+
+    (logged,) = champion._client.search_runs(
+        [champion._client.get_experiment_by_name("sentiment-scoring").experiment_id]  # type: ignore[union-attr]
+    )
+    assert logged.data.metrics["scored"] == 1020
+    assert logged.data.metrics["psi_tokens"] == pytest.approx(summary.drift["tokens"].psi)
+    assert logged.data.params["shard_rows"] == "200"
+
+    with pytest.raises(QualityError, match=r"differ from those .* tokens \(PSI"):
+        score(run.model_copy(update={"drift": DriftConfig(min_rows=100, action="fail")}))
+
+
+def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(champion: Tracker, inbox: Path) -> None:
+    (inbox / "e.csv").write_text("body\nno column named text\n")
+    run = run_on(inbox, shard_rows=200)
+    with pytest.raises(ScoringError, match=r"1 of 8 shards failed; the other 7 are published.*c\.csv and 1 more: "):
+        score(run)
+    with pytest.raises(ScoringError, match=r"1 of 2 shards failed; the other 1 are published.*e\.csv: .*body"):
+        score(run)  # one bad file does not keep the one from being scored that it was put together with
+    (inbox / "e.csv").unlink()
+    summary: ScoringSummary = score(run)
+    assert summary.reused
+    assert summary.scored == 1020
+
+
+def test_a_small_file_that_is_taken_away_does_not_block_the_others(champion: Tracker, inbox: Path) -> None:
+    (inbox / "e.csv").write_text("body\nno column named text\n")
+    run = run_on(inbox, shard_rows=200)
+    with pytest.raises(ScoringError, match=r"c\.csv and 1 more"):
+        score(run)
+    (inbox / "e.csv").unlink()
+    summary: ScoringSummary = score(run)
+    assert (summary.shards, summary.new_files, summary.scored) == (1, 1, 20)
+
+
+def test_labels_come_back_as_a_source(inbox: Path, tmp_path: Path, champion: Tracker) -> None:
+    summary: ScoringSummary = score(run_on(inbox, to_label=5))
+    table = pl.read_csv(summary.to_label or "", infer_schema=False)
+    labelled = table.with_columns(label=pl.Series(["pos", "neg", "pos", None, None]))
+    labelled.write_csv(tmp_path / "labelled.csv")
+    columns = {"text": "text", "label": "label", "review_id": "row_id"}
+    config = IngestConfig(source="files", path=str(tmp_path / "labelled.csv"), columns=columns)
+    (tmp_path / "out").mkdir()
+    counts = write_reviews(DatasetWriter(tmp_path / "out"), config)
+    assert counts["labels"] == {"positive": 2, "negative": 1, "unlabelled": 2}
+
+
+def test_csv_is_safe_to_open(tmp_path: Path, predictor: Predictor, settings_in: Path) -> None:
+    from sentiment_model.exports import write_csv
+
+    (tmp_path / "in").mkdir()
+    texts = ["=cmd|' /C calc'!A0 good", "+1 good", "-1 good", "@SUM(A1) good", "good", "＝1 good", "\tgood"]
+    frame = pl.DataFrame({"text": texts, "amount": range(-3, 4), "tags": [["a", "b"]] * 7, "raw": [b"\xff"] * 7})
+    frame.write_parquet(tmp_path / "in" / "a.parquet")
+    scored = score_into(tmp_path / "table", predictor, run_on(tmp_path / "in"))
+    path = write_csv(scored.table.objects, "csv/x.csv", scored.table.paths(scored.receipts))
+    rows = pd.read_csv(path)
+    assert list(rows["text"]) == [f"'{text}" if text != "good" else text for text in texts]
+    assert list(rows["amount"]) == list(range(-3, 4))
+    assert json.loads(rows["tags"][0]) == ["a", "b"]
