@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
 
-.PHONY: run test test-slow lint format bench-quality bench-speed lock clean
+.PHONY: run test test-slow lint format bench-quality bench-speed bench-bulk lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -30,6 +30,9 @@ bench-quality: .venv/benchmarks
 
 bench-speed: .venv/benchmarks
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-bulk: .venv/benchmarks
+	$(BIN)/python -m benchmarks.bulk $(ARGS)
 
 # The stamps make an install happen once per change of the lock.
 .venv/bin/python:

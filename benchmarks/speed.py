@@ -217,16 +217,17 @@ def grow(material: Material, bundle: Path, base: int, folder: Path) -> dict[str,
     return found
 
 
-def _untrained_bundle(material: Material, folder: Path) -> Path:
+def untrained_bundle(run: TrainingRun, vocabulary: Vocabulary, folder: Path) -> Path:
+    """Write an untrained model into a new folder, and return the folder."""
     folder.mkdir()
     torch.manual_seed(0)
-    model = SentimentModel(len(material.vocabulary), material.run.model)
+    model = SentimentModel(len(vocabulary), run.model)
     save_bundle(
         folder,
         model.state_dict(),
-        material.vocabulary,
-        material.run.model,
-        max_tokens=material.run.tokenize.max_tokens,
+        vocabulary,
+        run.model,
+        max_tokens=run.tokenize.max_tokens,
         temperature=1.0,
         trained_on={},
         reference={},
@@ -310,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
         material = _material(options.store or str(Path(temporary, "store")), options.sample)
-        bundle = _untrained_bundle(material, Path(temporary, "model"))
+        bundle = untrained_bundle(material.run, material.vocabulary, Path(temporary, "model"))
         numbers: dict[str, Any] = {name: getattr(options, name) for name in ("sample", "steps", "rounds", "base")}
         numbers["training"] = training(material, options.steps, options.rounds)
         numbers["forward"] = forward(material, options.rounds)

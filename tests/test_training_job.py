@@ -52,7 +52,8 @@ def split(count: int, seed: int) -> pl.DataFrame:
         words = torch.randint(4, 20, (length,), generator=generator)
         words[int(torch.randint(0, length, (1,), generator=generator))] = 2 + label
         ids.append(words.tolist())
-    return pl.DataFrame({"ids": ids, "label": labels}, schema={"ids": pl.List(pl.Int32), "label": pl.Int8})
+    reviews = pl.DataFrame({"ids": ids, "label": labels}, schema={"ids": pl.List(pl.Int32), "label": pl.Int8})
+    return reviews.with_columns(n_tokens=pl.col("ids").list.len().cast(pl.Int32), n_unknown=pl.lit(0, pl.Int32))
 
 
 @pytest.fixture(scope="module")
