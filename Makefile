@@ -54,7 +54,7 @@ lock: | .venv/bin/python
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra benchmarks --strip-extras --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-options --constraint constraints.txt --output-file requirements.lock pyproject.toml
-	sed -i.orig -E -e 's/^(torch==[^+ ]*)\+[a-z0-9.]+/\1/' -e '1e grep "^\\#" constraints.txt' requirements.lock
+	sed -i.orig -E -e '/^sentiment-pipeline @/d' -e 's/^(torch==[^+ ]*)\+[a-z0-9.]+/\1/' -e '1e grep "^\\#" constraints.txt' requirements.lock
 	rm requirements.lock.orig
 
 clean:
