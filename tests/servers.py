@@ -1,0 +1,106 @@
+"""Real servers on this machine for tests: free ports, bounded waits, and a webhook that remembers what it was sent."""
+
+import json
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from moto.server import ThreadedMotoServer
+
+ROOT = Path(__file__).parent.parent
+Found = TypeVar("Found")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(find: Callable[[], Found | None], what: str, seconds: float = 180.0) -> Found:
+    """Return what `find` finds, as soon as it finds something true."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.5)
+    return found
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[str]]]:
+    """Yield the URL of a webhook and the texts that were sent to it."""
+    received: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/secret-token", received
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def background(
+    name: str, command: list[str], environment: dict[str, str], folder: Path, is_ready: Callable[[], bool]
+) -> Iterator[Path]:
+    """Run a process while the block lasts; yield its log once it is ready."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = psutil.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 180
+        while not is_ready():
+            assert process.poll() is None, f"{name} ended:\n{log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"{name} is not ready:\n{log.read_text()[-3000:]}"
+            time.sleep(0.5)
+        yield log
+    finally:
+        family = [*process.children(recursive=True), process] if process.is_running() else []
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for member in alive:
+            member.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def object_store() -> Iterator[dict[str, str]]:
+    """Run an S3 server with the bucket `sentiment`; yield the environment in which clients find it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/sentiment", method="PUT")).close()
+    try:
+        yield {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }
+    finally:
+        server.stop()

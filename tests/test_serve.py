@@ -1,0 +1,313 @@
+"""`make serve` and `make stop` for real: the servers, the runs of the worker, and what happens when one dies."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
+from servers import free_port, wait_for, webhook
+from tiny import REVIEWS, tiny_reviews, tiny_training
+
+from deploy.processes import ProcessFolder, StartError
+from flows._cli import run_cli
+
+ROOT = Path(__file__).parent.parent
+SERVICES = ("prefect", "mlflow", "worker")
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[ProcessFolder]:
+    with ProcessFolder(tmp_path / "serve", tmp_path / "logs") as folder:
+        yield folder
+        folder.stop("sleeper")
+
+
+def start(processes: ProcessFolder, tmp_path: Path) -> psutil.Process:
+    processes.start("sleeper", SLEEP, tmp_path, os.environ)
+    return psutil.Process(json.loads((tmp_path / "serve" / "sleeper.json").read_text())["pid"])
+
+
+def test_a_process_is_found_again_and_stopped(processes: ProcessFolder, tmp_path: Path) -> None:
+    process = start(processes, tmp_path)
+    assert processes.is_running("sleeper", SLEEP)
+    with pytest.raises(StartError, match="sleeper runs already, with other options"):
+        processes.is_running("sleeper", ["sleep", "60"])
+    assert processes.stop("sleeper")
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert not processes.stop("sleeper")
+
+
+def test_a_stranger_with_the_same_id_is_left_alone(processes: ProcessFolder, tmp_path: Path) -> None:
+    process = start(processes, tmp_path)
+    file = tmp_path / "serve" / "sleeper.json"
+    ours = file.read_text()
+    file.write_text(json.dumps(json.loads(ours) | {"started": process.create_time() - 3600}))
+    assert not processes.is_running("sleeper", SLEEP)
+    assert not processes.stop("sleeper")
+    assert process.is_running()
+    file.write_text(ours)
+
+
+def test_what_ends_at_once_is_told(processes: ProcessFolder, tmp_path: Path) -> None:
+    processes.start("sleeper", [sys.executable, "-c", "raise SystemExit('no')"], tmp_path, os.environ)
+    with pytest.raises(StartError, match=r"sleeper ended while it started; its log is .*sleeper\.log"):
+        processes.wait("sleeper", lambda _started: False)
+    assert "no" in (tmp_path / "logs" / "sleeper.log").read_text()
+
+
+def test_a_second_command_at_the_same_time_is_refused(processes: ProcessFolder, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="wait for it"), ProcessFolder(tmp_path / "serve", tmp_path / "logs"):
+        pass
+
+
+def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from deploy.serve import Serve, serve
+
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        arguments = ["start", f"--state={tmp_path}", f"--prefect-port={port}", f"--mlflow-port={free_port()}"]
+        assert run_cli(Serve, serve, arguments) == 1
+    assert f"port {port} is taken" in capsys.readouterr().err
+    assert not list((tmp_path / "serve").glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Served:
+    """What `make serve` brought up."""
+
+    state: Path
+    environment: dict[str, str]
+    ports: list[str]
+    prefect: str
+    mlflow: str
+    messages: list[str]
+    reviews: Path
+
+    def make(self, target: str, *more: str) -> str:
+        """Run make without touching the virtual environment, and return what it printed."""
+        command = ["make", "--old-file=.venv/runtime", target, f"BIN={Path(sys.executable).parent}"]
+        done = subprocess.run(
+            [*command, f"STATE={self.state}", *self.ports, *more],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done.stdout
+
+    def logs(self) -> str:
+        return "\n".join(f"{path.name}\n{path.read_text()[-3000:]}" for path in (self.state / "logs").glob("*.log"))
+
+    def process(self, name: str) -> psutil.Process:
+        return psutil.Process(json.loads((self.state / "serve" / f"{name}.json").read_text())["pid"])
+
+    def client(self) -> SyncPrefectClient:
+        return SyncPrefectClient(f"{self.prefect}/api")
+
+    def start_run(self, deployment: str, **parameters: Any) -> UUID:
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            return client.create_flow_run_from_deployment(found.id, parameters={"run": parameters}).id
+
+    def run(self, run: UUID) -> FlowRun:
+        with self.client() as client:
+            return client.read_flow_run(run)
+
+    def state_of(self, run: UUID) -> str:
+        state = self.run(run).state
+        return state.name if state else ""
+
+    def finish(self, run: UUID, seconds: float = 240) -> FlowRun:
+        def final() -> FlowRun | None:
+            found = self.run(run)
+            return found if found.state and found.state.is_final() else None
+
+        try:
+            return wait_for(final, "the run's end", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(run)}\n{self.logs()}") from error
+
+    def log(self, run: UUID) -> str:
+        with self.client() as client:
+            found = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
+        return "\n".join(record.message for record in found)
+
+    def long_training(self, **changes: object) -> dict[str, Any]:
+        """Return a training that is long enough to be disturbed."""
+        train = tiny_training("")["train"] | {"epochs": 25, "patience": 25, "checkpoint_seconds": 0.5} | changes
+        return tiny_training(self.reviews, train=train)
+
+    def wait_until_it_trains(self) -> Path:
+        """Wait for the first checkpoint, and return it."""
+
+        def found() -> Path | None:
+            return next((self.state / "scratch").glob("train-*.safetensors"), None)
+
+        return wait_for(found, f"a checkpoint\n{self.logs()}")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Bring everything up, and down again at the end."""
+    state = tmp_path_factory.mktemp("served")
+    prefect, mlflow = free_port(), free_port()
+    with webhook() as (url, messages):
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_HOME": str(state / "prefect"),
+            "SENTIMENT_STORE_URL": str(state / "store"),
+            "SENTIMENT_SCRATCH_DIR": str(state / "scratch"),
+            "SENTIMENT_MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow.db'}",
+            "SENTIMENT_MLFLOW_ARTIFACT_ROOT": str(state / "mlflow-artifacts"),
+            "SENTIMENT_DEVICE": "cpu",
+            "SENTIMENT_ALERT_WEBHOOK": url,
+        }
+        found = Served(
+            state,
+            environment,
+            [f"PREFECT_PORT={prefect}", f"MLFLOW_PORT={mlflow}"],
+            f"http://127.0.0.1:{prefect}",
+            f"http://127.0.0.1:{mlflow}",
+            messages,
+            tiny_reviews(state / "reviews.csv"),
+        )
+        try:
+            printed = found.make("serve")
+            assert found.prefect in printed
+            assert found.mlflow in printed
+            yield found
+        finally:
+            found.make("stop")
+
+
+@pytest.mark.slow
+def test_everything_is_up(served: Served) -> None:
+    with served.client() as client:
+        deployments = {found.name: found for found in client.read_deployments()}
+        queues = {queue.name for queue in client.read_work_queues(work_pool_name="sentiment")}
+        limit = client.read_global_concurrency_limit_by_name("gpu")
+        automations = [found.name for found in client.read_automations()]
+    assert {name: bool(found.schedules) for name, found in deployments.items()} == {
+        "nightly-training": True,
+        "ad-hoc-training": False,
+        "scheduled-scoring": True,
+        "ad-hoc-scoring": False,
+    }
+    assert queues == {"default", "gpu"}
+    assert limit.limit == 1
+    assert len(automations) == len(set(automations)) == 3
+    for page in (f"{served.prefect}/", f"{served.mlflow}/"):
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            assert b"<html" in answer.read()
+
+
+@pytest.mark.slow
+def test_serving_what_is_served_changes_nothing(served: Served) -> None:
+    before = [served.process(name).pid for name in SERVICES]
+    assert served.prefect in served.make("serve")
+    assert [served.process(name).pid for name in SERVICES] == before
+    with served.client() as client:
+        assert len(client.read_deployments()) == 4
+        assert len(client.read_automations()) == 3
+
+
+@pytest.mark.slow
+def test_the_worker_trains_and_scores(served: Served) -> None:
+    trained = served.finish(served.start_run("train/ad-hoc-training", **tiny_training(served.reviews)))
+    assert trained.state is not None
+    assert trained.state.is_completed(), served.log(trained.id)
+    client = MlflowClient(served.mlflow)
+    version = client.get_model_version_by_alias("sentiment", "champion")
+    tags = client.get_run(str(version.run_id)).data.tags
+    assert tags["prefect.flow_run"] == str(trained.id)
+    assert tags["prefect.url"].startswith(served.prefect)
+
+    scored = served.finish(served.start_run("score/ad-hoc-scoring", files={"path": str(served.reviews)}))
+    assert scored.state is not None
+    assert scored.state.is_completed(), served.log(scored.id)
+    (manifest,) = (served.state / "store" / "score").rglob("_manifest.json")
+    assert json.loads(manifest.read_text())["counts"]["scored"] == REVIEWS
+
+
+@pytest.mark.slow
+def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
+    refused = tiny_training(served.reviews, gate={"baseline_margin": 1.0})
+    assert served.finish(served.start_run("train/ad-hoc-training", **refused)).state.is_completed()  # type: ignore[union-attr]
+    wait_for(lambda: any("is not champion" in text for text in served.messages), "the message", 60)
+    (told,) = [text for text in served.messages if "is not champion" in text]
+    assert "of the linear baseline" in told
+
+    missing = served.start_run("score/ad-hoc-scoring", files={"path": str(served.state / "nothing.csv")})
+    assert served.finish(missing).state.is_failed()  # type: ignore[union-attr]
+    wait_for(lambda: any("nothing.csv" in text for text in served.messages), "the message", 60)
+
+
+@pytest.mark.slow
+def test_a_second_nightly_run_is_cancelled_and_a_killed_one_resumes(served: Served) -> None:
+    first = served.start_run("train/nightly-training", **served.long_training(seed=1))
+    served.wait_until_it_trains()
+    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
+    assert second.state is not None
+    assert second.state.is_cancelled()
+
+    assert served.state_of(first) == "Running"
+    (training,) = served.process("worker").children()
+    for process in [*training.children(recursive=True), training]:
+        process.kill()
+    assert served.finish(first, seconds=60).state.is_crashed()  # type: ignore[union-attr]
+
+    with served.client() as client:  # what the button `Retry` does
+        client.set_flow_run_state(first, Scheduled(name="AwaitingRetry"), force=True)
+    wait_for(lambda: served.state_of(first) != "Crashed", "the retry", 60)
+    assert served.finish(first).state.is_completed(), served.log(first)  # type: ignore[union-attr]
+    assert "Resuming the training from" in served.log(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlflow", "prefect"])
+def test_a_server_restarts_during_a_run(served: Served, name: str) -> None:
+    run = served.start_run("train/ad-hoc-training", **served.long_training(seed=3 if name == "mlflow" else 4))
+    served.wait_until_it_trains()
+    server = served.process(name)
+    for process in [*server.children(recursive=True), server]:
+        process.kill()
+    served.make("serve")
+    assert served.finish(run).state.is_completed(), served.log(run)  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_state_survives_a_restart(served: Served) -> None:
+    processes = [
+        process for name in SERVICES for process in (served.process(name), *served.process(name).children(True))
+    ]
+    versions = len(MlflowClient(served.mlflow).search_model_versions())
+    with served.client() as client:
+        runs = len(client.read_flow_runs())
+    assert runs
+    assert "Stopped worker, mlflow, prefect" in served.make("stop")
+    assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert "Nothing was running" in served.make("stop")
+    served.make("serve")
+    assert len(MlflowClient(served.mlflow).search_model_versions()) == versions
+    with served.client() as client:
+        assert len(client.read_flow_runs()) >= runs
