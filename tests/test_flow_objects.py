@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import obstore
+import polars as pl
 import pytest
 from obstore.store import from_url
 from servers import object_store
@@ -11,7 +12,6 @@ from tiny import REVIEWS, tiny_reviews, tiny_training
 from flows.score import score
 from flows.train import train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
-from sentiment_model.store import open_dataset
 
 
 @pytest.mark.slow
@@ -31,11 +31,12 @@ def test_nothing_but_checkpoints_is_kept_on_disk(
         assert train(TrainingRun.model_validate(tiny_training("s3://sentiment/reviews.csv"))).model == trained.model
         scored = score(ScoringRun(files=ReviewFiles(path="s3://sentiment/reviews.csv")))
         assert scored.scored == REVIEWS
-        assert open_dataset(scored.scores).scan().collect().height == REVIEWS
+        assert pl.read_parquet(scored.scores).height == REVIEWS
 
         kept = [entry["path"] for page in obstore.list(bucket) for entry in page]
-        for stage in ("ingest", "clean", "tokenize", "train", "baseline", "evaluate", "score"):
+        for stage in ("ingest", "clean", "tokenize", "train", "baseline", "evaluate"):
             assert any(path.startswith(f"store/{stage}/") and path.endswith("_manifest.json") for path in kept)
+        assert any(path.startswith("store/scores/scores/version=1/") for path in kept)
         assert any(path.startswith("mlflow/") and path.endswith("weights.safetensors") for path in kept)
         assert any(path.startswith("mlflow/") and path.endswith("report.html") for path in kept)
     left = {path.name for path in settings_in.rglob("*") if path.is_file()}

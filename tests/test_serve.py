@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import polars as pl
 import psutil
 import pytest
 from mlflow import MlflowClient
+from prefect.automations import AutomationCore, EventTrigger, Posture, RunDeployment
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
@@ -245,8 +247,42 @@ def test_the_worker_trains_and_scores(served: Served) -> None:
     scored = served.finish(served.start_run("score/ad-hoc-scoring", files={"path": str(served.reviews)}))
     assert scored.state is not None
     assert scored.state.is_completed(), served.log(scored.id)
-    (manifest,) = (served.state / "store" / "score").rglob("_manifest.json")
-    assert json.loads(manifest.read_text())["counts"]["scored"] == REVIEWS
+    table = pl.scan_parquet(served.state / "store" / "scores" / "scores" / "**" / "*.parquet")
+    assert table.select(pl.len()).collect().item() == REVIEWS
+
+
+@pytest.mark.slow
+def test_drift_starts_a_training(served: Served) -> None:
+    with served.client() as client:
+        training = client.read_deployment_by_name("train/ad-hoc-training").id
+        retrain = AutomationCore(
+            name="retrain on drift",
+            trigger=EventTrigger(
+                match={"prefect.resource.id": "sentiment.model.*"},
+                expect={"sentiment.drift"},
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[
+                RunDeployment(
+                    source="selected", deployment_id=training, parameters={"run": tiny_training(served.reviews)}
+                )
+            ],
+        )
+        client.create_automation(AutomationCore.model_validate(retrain.model_dump()))
+        before = {run.id for run in client.read_flow_runs()}
+    sensitive = {"max_psi": 1e-9, "min_rows": 1}
+    scoring = served.start_run(
+        "score/ad-hoc-scoring", files={"path": str(served.reviews)}, drift=sensitive, rescore="d"
+    )
+    assert served.finish(scoring).state.is_completed(), served.log(scoring)  # type: ignore[union-attr]
+
+    def started() -> list[UUID]:
+        with served.client() as client:
+            return [run.id for run in client.read_flow_runs() if run.id not in before and run.deployment_id == training]
+
+    wait_for(lambda: bool(started()), "the training that drift starts", 60)
+    assert served.finish(started()[0]).state.is_completed()  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
