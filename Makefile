@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PREFECT_HOME ?= $(CURDIR)/data/store/prefect
 
-.PHONY: run test test-slow lint format bench-quality bench-speed lock clean
+.PHONY: run test test-slow test-browser lint format bench-quality bench-speed lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -15,6 +15,10 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+test-browser: .venv/dev
+	.ci/chromium
+	$(BIN)/python -m pytest -m browser --timeout=900
 
 lint: .venv/dev
 	$(BIN)/ruff check .

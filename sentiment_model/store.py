@@ -4,11 +4,13 @@ Layout of a store (a local folder or an object-store prefix)::
 
     <stage>/<fingerprint>/<writer>/part-00000.parquet, ...
     <stage>/<fingerprint>/_manifest.json
+    <stage>/<fingerprint>/_used
 
 The manifest is created last, exclusively, and names every file with its size and SHA-256. A dataset exists only
 through its manifest, so a killed writer leaves nothing readable, and of two writers at once exactly one publishes:
 each writes below a folder of its own name, and the loser removes its files and takes the winner's dataset.
-No step needs a rename, which object stores do not have.
+No step needs a rename, which object stores do not have. The time of `_used`, where there is one, is when a run last
+reused the dataset.
 """
 
 import errno
@@ -19,8 +21,8 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sentiment_model.errors import SentimentError, StoreError
 
 MANIFEST = "_manifest.json"
+USED = "_used"
 SCHEMA_VERSION = 1
 
 
@@ -92,6 +95,15 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a local file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object of a store: its path below the store, its size, and when it was written."""
+
+    path: str
+    bytes: int
+    modified: datetime
 
 
 class Dataset:
@@ -192,23 +204,36 @@ class Store:
             StoreError: the manifest cannot be read, or a file it names is missing or has another size.
         """
         folder = f"{stage}/{fingerprint}"
+        manifest = self.manifest(stage, fingerprint)
+        if manifest is None:
+            return None
         try:
-            raw = bytes(obstore.get(self._objects, f"{folder}/{MANIFEST}").bytes())
-            manifest = Manifest.model_validate_json(raw)
             sizes = {
                 entry.path: obstore.head(self._objects, f"{folder}/{entry.path}")["size"] for entry in manifest.files
             }
         except FileNotFoundError as error:
-            if MANIFEST in str(error):
-                return None
             raise StoreError(f"a file of dataset {self.url}/{folder} is missing; delete it to make it again") from error
-        except ValidationError as error:
-            raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
         except BaseError as error:
             raise StoreError(f"cannot read the store {self.url}: {_first_line(error)}") from error
         if wrong := [entry.path for entry in manifest.files if sizes[entry.path] != entry.bytes]:
             raise StoreError(f"{self.url}/{folder}/{wrong[0]} is damaged; delete {self.url}/{folder} to make it again")
         return Dataset(self, manifest)
+
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
+        """Return a dataset's manifest, without a look at its files, or None where none was published.
+
+        Raises:
+            StoreError: the manifest cannot be read.
+        """
+        folder = f"{stage}/{fingerprint}"
+        try:
+            return Manifest.model_validate_json(bytes(obstore.get(self._objects, f"{folder}/{MANIFEST}").bytes()))
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
+        except BaseError as error:
+            raise StoreError(f"cannot read the store {self.url}: {_first_line(error)}") from error
 
     def get(self, ref: DatasetRef) -> Dataset:
         """Return the dataset.
@@ -280,6 +305,56 @@ class Store:
         if winner is None:
             raise StoreError(f"dataset {self.url}/{folder} was removed while it was being written; run again")
         return winner, True
+
+    def mark_used(self, ref: DatasetRef) -> None:
+        """Record that a run uses the dataset from now on, so that clean-up counts its age anew.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            obstore.put(self._objects, f"{ref}/{USED}", b"")
+        except (OSError, BaseError) as error:
+            raise _store_error(self.url, error) from error
+
+    def objects(self, folder: str) -> list[StoredObject]:
+        """Return every object below a folder, without opening any.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        try:
+            found = [each for page in obstore.list(self._objects, prefix=f"{folder}/") for each in page]
+        except (OSError, BaseError) as error:
+            raise StoreError(f"cannot read the store {self.url}: {_first_line(error)}") from error
+        return [StoredObject(each["path"], int(each["size"]), each["last_modified"]) for each in found]
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects in the given order, and local folders that are empty then.
+
+        A manifest that comes first is gone for good before anything else is, so that a clean-up that is killed leaves
+        nothing readable. Objects that are gone already are passed over.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        for path in paths:
+            try:
+                obstore.delete(self._objects, path)
+                if self.is_local:
+                    self._forget(Path(self.url, path).parent)
+            except FileNotFoundError:
+                continue
+            except (OSError, BaseError) as error:
+                raise _store_error(self.url, error) from error
+
+    def _forget(self, folder: Path) -> None:
+        """Make a deletion in the folder durable, and remove the folder and those above it while they are empty."""
+        _fsync(folder)
+        with suppress(OSError):  # not empty
+            while folder != Path(self.url):
+                folder.rmdir()
+                folder = folder.parent
 
     def download(self, path: str, target: Path) -> None:
         """Copy the object at `path` (relative to the store) to a local file."""
