@@ -7,7 +7,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run serve stop test test-slow lint format bench-quality bench-speed bench-bulk lock clean
+.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -25,6 +25,10 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+test-browser: .venv/dev
+	.ci/chromium
+	$(BIN)/python -m pytest -m browser --timeout=900
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -4,12 +4,13 @@ Run it with ``python -m flows.train``; ``--help`` lists what can be chosen.
 """
 
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
 from pydantic import BaseModel
 
 from flows._cli import run_cli
@@ -42,7 +43,13 @@ class TrainingSummary(BaseModel):
     reused: list[str]
 
 
-@flow(name="train", flow_run_name="train {run.model.cell} on {run.ingest.source}")
+def _run_name() -> str:
+    """Return what runs, and the day on which it starts here: `train lstm imdb 2026-11-23`."""
+    run: TrainingRun = flow_run.parameters["run"]
+    return f"train {run.model.cell} {run.ingest.source} {date.today()}"
+
+
+@flow(name="train", flow_run_name=_run_name)
 def train(run: TrainingRun) -> TrainingSummary:
     """Train, evaluate and register a recurrent sentiment classifier; promote it only if the gate passes.
 
@@ -70,14 +77,15 @@ def train(run: TrainingRun) -> TrainingSummary:
         fingerprint,
         name=str(flow_run.name or "train"),
         params=flatten(run.model_dump(mode="json")),
-        tags={"prefect.flow_run": str(flow_run.id or ""), "prefect.url": str(flow_run.ui_url or "")},
+        tags={"prefect.flow_run": str(flow_run.id or "")},
+        origin=url_for("flow-run", flow_run.id) if flow_run.id else None,
     )
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, run.model, config, tracker, log.run_id)
     peer = baseline(cleaned)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))
-        evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate)
+        evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate, tracker.run_url(log.run_id))
     registration = register(model, evaluation, run.model_name, log.run_id, tracker)
     made = [reviews, cleaned, tokens, model, peer, evaluation]
     reused = [ref.stage for ref in made if open_dataset(ref).manifest.created_at < started]

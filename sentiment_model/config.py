@@ -18,10 +18,26 @@ Pooling = Literal["last", "max", "mean"]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
 
+def _for_the_form(schema: dict[str, Any]) -> None:
+    """Make a schema one that Prefect's form shows well.
+
+    A field that may be null is one that may be left empty, instead of a choice between its type and null; but where
+    it is a whole section, the choice stays. Fields are numbered, because PostgreSQL does not keep their order.
+    """
+    for position, field in enumerate(schema["properties"].values()):
+        kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+        if len(kinds) == 1 and "$ref" not in kinds[0]:
+            del field["anyOf"], field["default"]
+            field |= kinds[0]
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]  # not shown, but a null from elsewhere stays valid
+        field["position"] = position
+
+
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_for_the_form)
 
 
 class Columns(Config):
@@ -30,7 +46,9 @@ class Columns(Config):
     text: str = Field("text", description="Column with the review's text.")
     label: str | None = Field(None, description="Column with the label.")
     rating: str | None = Field(None, description="Column with a numeric rating, used where there is no label.")
-    review_id: str | None = Field(None, description="Column with a unique id; made from file and row if absent.")
+    review_id: str | None = Field(
+        None, title="Review ID", description="Column with a unique id; made from file and row if absent."
+    )
     written_at: str | None = Field(None, description="Column with the time of writing (ISO 8601 or Unix time).")
 
 
@@ -49,8 +67,15 @@ class ReviewFiles(Config):
     max_bad_share: Share = Field(0.05, description="Largest share of quarantined rows before the run fails.")
 
 
+def _source_first(schema: dict[str, Any]) -> None:
+    schema["properties"] = {"source": schema["properties"].pop("source"), **schema["properties"]}
+    _for_the_form(schema)
+
+
 class IngestConfig(ReviewFiles):
     """Where labelled reviews come from and how their labels are read."""
+
+    model_config = ConfigDict(title="Labelled reviews", json_schema_extra=_source_first)
 
     source: Literal["imdb", "aclimdb", "files"] = Field(
         "imdb",
@@ -100,18 +125,27 @@ class CleanConfig(Config):
         return self
 
 
-def _drop_defaults(schema: dict[str, Any]) -> None:
+def _leave_open(schema: dict[str, Any]) -> None:
+    """Name no defaults, which a form would send back.
+
+    A boolean becomes a choice of two values, because the form's switch has no third position: it sends `false`
+    for what nobody touched.
+    """
     for field in schema["properties"].values():
         field.pop("default", None)
+        if field.get("type") == "boolean":
+            del field["type"]
+            field["enum"] = [True, False]
+    _for_the_form(schema)
 
 
 class ProfileSection(Config):
     """A part of a run whose defaults depend on the profile; a field's own default is that of profile `default`.
 
-    The schema names none, or a form would send them all back, and so overrule the profile.
+    What a form leaves empty is the profile's.
     """
 
-    model_config = ConfigDict(json_schema_extra=_drop_defaults)
+    model_config = ConfigDict(json_schema_extra=_leave_open)
 
 
 class TokenizeConfig(ProfileSection):
@@ -138,9 +172,13 @@ class ModelConfig(ProfileSection):
         ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
     ngrams: int = Field(
-        3, ge=0, le=5, description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out."
+        3,
+        ge=0,
+        le=5,
+        title="N-grams",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out.",
     )
-    word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by <unk> in training.")
+    word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout between layers and before the classifier.")
 
@@ -163,7 +201,11 @@ class TrainConfig(ProfileSection):
     clip_norm: float = Field(1.0, gt=0.0, description="Largest norm of the gradient.")
     patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
     ema_decay: float = Field(
-        0.998, ge=0.0, lt=1.0, description="Decay per step of the averaged weights that are kept; 0 turns it off."
+        0.998,
+        ge=0.0,
+        lt=1.0,
+        title="EMA decay",
+        description="Decay per step of the averaged weights that are kept; 0 turns it off.",
     )
     self_training: bool = Field(
         False,
@@ -210,6 +252,9 @@ class GateConfig(Config):
     min_slice_rows: int = Field(200, ge=1, description="Slices with fewer test rows than this are not judged.")
 
 
+_OPEN = "What is left empty is set by the profile."
+
+
 class TrainingRun(Config):
     """One run of the training flow."""
 
@@ -219,14 +264,18 @@ class TrainingRun(Config):
         "`default` 10, `nightly` up to 90; `gpu` is for one GPU.",
     )
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Reviews to train on.")
-    test: IngestConfig | None = Field(None, description="A test set of its own, instead of a share of the reviews.")
+    test: IngestConfig | None = Field(
+        None, title="Test set", description="A test set of its own, instead of a share of the reviews."
+    )
     unlabelled: IngestConfig | None = Field(
-        None, description="More reviews, whose labels are not read, for `train.self_training`."
+        None,
+        title="Unlabelled reviews",
+        description="More reviews, whose labels are not read, for `train.self_training`.",
     )
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Normalisation and split.")
-    tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description="Vocabulary and token ids.")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture.")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="Optimisation.")
+    tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description=f"Vocabulary and token ids. {_OPEN}")
+    model: ModelConfig = Field(default_factory=ModelConfig, description=f"Architecture. {_OPEN}")
+    train: TrainConfig = Field(default_factory=TrainConfig, description=f"Optimisation. {_OPEN}")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Evaluation.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion to champion.")
     model_name: str = Field("sentiment", pattern=r"^[\w.-]+$", description="Name in the MLflow model registry.")
@@ -262,6 +311,23 @@ class DriftConfig(Config):
     action: Literal["warn", "fail"] = Field(
         "warn", description="What a run does beyond that: `warn` emits an event and logs; `fail` also fails the run."
     )
+
+
+Days = Annotated[float, Field(ge=1.0, le=36_500.0)]
+
+
+class TidyRun(Config):
+    """One run of the clean-up: what is older than its days goes, unless something that stays needs it."""
+
+    dry_run: bool = Field(True, description="Only report what would be deleted.")
+    dataset_days: Days = Field(30.0, description="Days that a dataset is kept after a run last made or used it.")
+    score_days: Days = Field(365.0, description="Days that scores are kept.")
+    unfinished_days: Days = Field(
+        8.0,
+        description="Days after which files that no run has finished are what a killed run left; a stage may take 7.",
+    )
+    checkpoint_days: Days = Field(30.0, description="Days that the checkpoint of an interrupted training is kept.")
+    mlflow_days: Days = Field(180.0, description="Days that an MLflow run is kept after its end.")
 
 
 class ScoringRun(Config):

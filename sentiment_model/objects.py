@@ -5,14 +5,24 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from sentiment_model.errors import StoreError
+
+
+class StoredObject(NamedTuple):
+    """An object in a store, unopened."""
+
+    path: str
+    bytes: int
+    modified: datetime
 
 
 class Objects:
@@ -48,11 +58,11 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield path and size of every object below a prefix, at any depth."""
-        for page in obstore.list(self._store, prefix):
+    def list(self, folder: str) -> Iterator[StoredObject]:
+        """Yield every object below a folder, at any depth."""
+        for page in obstore.list(self._store, f"{folder}/"):
             for meta in page:
-                yield meta["path"], meta["size"]
+                yield StoredObject(meta["path"], int(meta["size"]), meta["last_modified"])
 
     def create(self, path: str, content: bytes) -> bool:
         """Create an object; return False, and change nothing, where it exists already."""
@@ -124,12 +134,25 @@ class Objects:
         return True
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Delete objects; those that do not exist do no harm."""
+        """Delete objects in the given order, and local folders that are empty then.
+
+        What comes first is gone for good before anything else is. Objects that are gone already are passed over.
+        """
         for path in paths:
             try:
                 obstore.delete(self._store, path)
+                if self.is_local:
+                    self._forget(Path(self.url, path).parent)
             except FileNotFoundError:
                 continue
+
+    def _forget(self, folder: Path) -> None:
+        """Make a deletion in the folder durable, and remove the folder and those above it while they are empty."""
+        fsync(folder)
+        with suppress(OSError):  # not empty
+            while folder != Path(self.url):
+                folder.rmdir()
+                folder = folder.parent
 
 
 def fsync(path: Path) -> None:

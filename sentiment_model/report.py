@@ -140,19 +140,19 @@ def _verdict(evaluation: Evaluation, decision: GateDecision) -> Iterator[str]:
     yield f"Accuracy {percent(accuracy.value)} on {evaluation.test.rows:,} held-out reviews."
     yield ""
     for rule in decision.rules:
-        yield f"- {'✔' if rule.passed else '✘'} {_cell(rule.reason)}"
+        yield f"- {'✔' if rule.passed else '✘'} {markdown_cell(rule.reason)}"
 
 
 def _metric_table(evaluation: Evaluation) -> Iterator[str]:
     columns = _columns(evaluation)
     yield f"\n## Metrics, with {100 * evaluation.confidence:g} % intervals\n"
-    yield "| | " + " | ".join(f"{_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
+    yield "| | " + " | ".join(f"{markdown_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
     yield "| --- |" + " ---: |" * len(columns)
     for key, name in METRIC_NAMES.items():
         cells = (interval(scores.metrics[key], key) for scores in columns.values())
         yield f"| {name} | " + " | ".join(cells) + " |"
     for note in _notes(evaluation):
-        yield f"\n{_cell(note)}"
+        yield f"\n{markdown_cell(note)}"
     yield ""
     yield from (f"- {_FIGURE_TITLES[name][0]}: {facts}." for name, facts in _figure_facts(evaluation).items())
 
@@ -164,7 +164,7 @@ def _slice_table(evaluation: Evaluation) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: |" + (" ---: |" if champion else "")
     for found in evaluation.slices:
         cells = [
-            _cell(f"{found.kind}: {found.name}"),
+            markdown_cell(f"{found.kind}: {found.name}"),
             f"{found.rows:,}",
             interval(found.accuracy, "accuracy"),
             percent(found.baseline_accuracy),
@@ -178,7 +178,7 @@ def _mistake_list(evaluation: Evaluation) -> Iterator[str]:
     for mistake in evaluation.mistakes[:_MARKDOWN_MISTAKES]:
         text = mistake.text[:_MARKDOWN_CHARACTERS] + ("…" if len(mistake.text) > _MARKDOWN_CHARACTERS else "")
         label = "positive" if mistake.label else "negative"
-        yield f"- {label}, but {percent(mistake.probability)} positive to the model: {_cell(text)}"
+        yield f"- {label}, but {percent(mistake.probability)} positive to the model: {markdown_cell(text)}"
     if not evaluation.mistakes:
         yield "None."
 
@@ -189,7 +189,7 @@ def _lineage_table(evaluation: Evaluation) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for record in reversed(evaluation.lineage):
         settings = ", ".join(f"{name} = {value}" for name, value in _settings(record.parameters).items())
-        yield f"| {_cell(record.name)} | {_cell(record.fingerprint)} | {_cell(settings)} |"
+        yield f"| {markdown_cell(record.name)} | {markdown_cell(record.fingerprint)} | {markdown_cell(settings)} |"
     if command := training_command(evaluation.lineage):
         yield "\nAt the git commit that the registered version names, this makes the same model:\n"
         yield textwrap.indent(command, "    ")
@@ -238,7 +238,7 @@ def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Return text that Markdown shows as it is, and that does not end a table's cell."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 

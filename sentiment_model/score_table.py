@@ -194,7 +194,7 @@ class ScoreTable:
 
     def cancelled(self) -> set[str]:
         """Return the ids of the shards that will never be done."""
-        marked = {Path(path).stem for path, _ in self.objects.list(f"{self._log}/cancelled") if path.endswith(".json")}
+        marked = {Path(path).stem for path, *_ in self.objects.list(f"{self._log}/cancelled") if path.endswith(".json")}
         return {shard for shard in marked if self._is_cancelled(shard)}
 
     def receipt(self, shard: str) -> Receipt | None:
@@ -207,7 +207,7 @@ class ScoreTable:
 
     def done(self) -> set[str]:
         """Return the ids of the shards that are done."""
-        return {Path(path).stem for path, _ in self.objects.list(f"{self._log}/receipts") if path.endswith(".json")}
+        return {Path(path).stem for path, *_ in self.objects.list(f"{self._log}/receipts") if path.endswith(".json")}
 
     @contextmanager
     def claim(self, shard: str) -> Iterator[Claim | Receipt]:
@@ -243,7 +243,7 @@ class ScoreTable:
                 time.sleep(_POLL_SECONDS)
 
     def _last_claim(self, shard: str) -> Claim | None:
-        paths = [path for path, _ in self.objects.list(f"{self._log}/claims/{shard}") if path.endswith(".json")]
+        paths = [path for path, *_ in self.objects.list(f"{self._log}/claims/{shard}") if path.endswith(".json")]
         content = self.objects.read(max(paths)) if paths else None
         return None if content is None else Claim.model_validate_json(content)
 
@@ -328,7 +328,7 @@ class ScoreTable:
         Raises:
             StoreError: a file is neither published nor staged.
         """
-        staged = {path.split("/")[1] for path, _ in self.objects.list("_staged")}
+        staged = {path.split("/")[1] for path, *_ in self.objects.list("_staged")}
         for shard in {name.rpartition("-")[0] for name in staged}:
             if receipt := self.receipt(shard):
                 self._publish(receipt)
@@ -338,7 +338,7 @@ class ScoreTable:
             for folder in Path(self.url).glob(f"{prefix}*"):
                 rmtree(folder, ignore_errors=True)
         else:
-            staged = [path for path, _ in self.objects.list(prefix.partition("/")[0])]
+            staged = [path for path, *_ in self.objects.list(prefix.partition("/")[0])]
             self.objects.delete(path for path in staged if path.startswith(prefix))
 
     def finish(self, run: str, receipts: Iterable[Receipt]) -> bool:

@@ -4,11 +4,13 @@ Layout of a store (a local folder or an object-store prefix)::
 
     <stage>/<fingerprint>/<writer>/part-00000.parquet, ...
     <stage>/<fingerprint>/_manifest.json
+    <stage>/<fingerprint>/_used
 
 The manifest is created last, exclusively, and names every file with its size and SHA-256. A dataset exists only
 through its manifest, so a killed writer leaves nothing readable, and of two writers at once exactly one publishes:
 each writes below a folder of its own name, and the loser removes its files and takes the winner's dataset.
-No step needs a rename, which object stores do not have.
+No step needs a rename, which object stores do not have. The time of `_used`, where there is one, is when a run last
+reused the dataset.
 """
 
 import errno
@@ -17,7 +19,7 @@ import json
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,9 +31,10 @@ from obstore.exceptions import BaseError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sentiment_model.errors import SentimentError, StoreError
-from sentiment_model.objects import Objects, first_line
+from sentiment_model.objects import Objects, StoredObject, first_line
 
 MANIFEST = "_manifest.json"
+USED = "_used"
 SCHEMA_VERSION = 1
 
 
@@ -185,14 +188,11 @@ class Store:
             StoreError: the manifest cannot be read, or a file it names is missing or has another size.
         """
         folder = f"{stage}/{fingerprint}"
+        manifest = self.manifest(stage, fingerprint)
+        if manifest is None:
+            return None
         try:
-            raw = self.objects.read(f"{folder}/{MANIFEST}")
-            if raw is None:
-                return None
-            manifest = Manifest.model_validate_json(raw)
             sizes = {entry.path: self.objects.size(f"{folder}/{entry.path}") for entry in manifest.files}
-        except ValidationError as error:
-            raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
         except BaseError as error:
             raise StoreError(f"cannot read the store {self.url}: {first_line(error)}") from error
         if None in sizes.values():
@@ -200,6 +200,21 @@ class Store:
         if wrong := [entry.path for entry in manifest.files if sizes[entry.path] != entry.bytes]:
             raise StoreError(f"{self.url}/{folder}/{wrong[0]} is damaged; delete {self.url}/{folder} to make it again")
         return Dataset(self, manifest)
+
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
+        """Return a dataset's manifest, without a look at its files, or None where none was published.
+
+        Raises:
+            StoreError: the manifest cannot be read.
+        """
+        folder = f"{stage}/{fingerprint}"
+        try:
+            content = self.objects.read(f"{folder}/{MANIFEST}")
+            return None if content is None else Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
+        except BaseError as error:
+            raise StoreError(f"cannot read the store {self.url}: {first_line(error)}") from error
 
     def get(self, ref: DatasetRef) -> Dataset:
         """Return the dataset.
@@ -272,6 +287,39 @@ class Store:
         if winner is None:
             raise StoreError(f"dataset {self.url}/{folder} was removed while it was being written; run again")
         return winner, True
+
+    def mark_used(self, ref: DatasetRef) -> None:
+        """Record that a run uses the dataset from now on, so that clean-up counts its age anew.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            self.objects.replace(f"{ref}/{USED}", b"")
+        except (OSError, BaseError) as error:
+            raise store_error(self.url, error) from error
+
+    def listing(self, folder: str) -> list[StoredObject]:
+        """Return every object below a folder, without opening any.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        try:
+            return list(self.objects.list(folder))
+        except (OSError, BaseError) as error:
+            raise StoreError(f"cannot read the store {self.url}: {first_line(error)}") from error
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Delete objects in the given order, see :meth:`Objects.delete`.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            self.objects.delete(paths)
+        except (OSError, BaseError) as error:
+            raise store_error(self.url, error) from error
 
     @contextmanager
     def _writer(self, folder: str) -> Iterator[DatasetWriter]:

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,19 +20,21 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Dataset as MlflowDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -44,6 +46,7 @@ from sentiment_model.training import EpochMetrics
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FINGERPRINT_TAG = "sentiment.fingerprint"
+DATA_TAG = "data."  # the start of the tags that name what a version was made from
 DIGEST_TAG = "bundle_digest"
 ROLLED_BACK_TAG = "rolled_back_at"
 
@@ -84,6 +87,14 @@ class RegisteredVersion:
     reused: bool
     held_back: str | None
     """Why the version is not champion although the gate passed it."""
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A training run that has ended and that no registered version came from."""
+
+    run_id: str
+    ended_at: datetime
 
 
 class TrainingRunLog:
@@ -151,6 +162,7 @@ class Tracker:
         """
         uri = settings.mlflow_tracking_uri
         self._artifact_root = settings.mlflow_artifact_root
+        self._pages = _pages(uri)
         self._is_database = uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
         _probe(uri, self._is_database)
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
@@ -185,6 +197,7 @@ class Tracker:
         name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        origin: str | None = None,
     ) -> TrainingRunLog:
         """Return the run of the training with this fingerprint, creating it where there is none.
 
@@ -194,6 +207,7 @@ class Tracker:
             name: name of a new run.
             params: configuration, flat; what the run holds already stays as it is.
             tags: tags to set.
+            origin: page of what started the run; its description links to it.
         """
         run_id = self.find_run(experiment, fingerprint)
         with _mlflow_errors():
@@ -207,8 +221,20 @@ class Tracker:
             for start in range(0, len(new), _PARAMS_PER_REQUEST):
                 self._client.log_batch(run_id, params=new[start : start + _PARAMS_PER_REQUEST])
         log = self.run_log(run_id)
-        log.set_tags(tags)
+        log.set_tags({**tags, MLFLOW_RUN_NOTE: f"Started by [{origin}]({origin})"} if origin else tags)
         return log
+
+    def run_url(self, run_id: str) -> str | None:
+        """Return the page of a run, or None where MLflow is a database and so has no pages."""
+        if self._pages is None:
+            return None
+        with _mlflow_errors():
+            experiment = self._client.get_run(run_id).info.experiment_id
+        return f"{self._pages}/experiments/{experiment}/runs/{run_id}"
+
+    def version_url(self, name: str, version: str) -> str | None:
+        """Return the page of a registered version, or None where MLflow is a database and so has no pages."""
+        return self._pages and f"{self._pages}/models/{name}/versions/{version}"
 
     @contextmanager
     def active(self, run_id: str) -> Iterator[None]:
@@ -384,6 +410,53 @@ class Tracker:
             )
         return found[0]
 
+    def claims(self) -> dict[str, str]:
+        """Return what must not be deleted: fingerprints of datasets and trainings, each with who needs it.
+
+        Those are what registered versions name, of whatever model, and what the runs name that trained these versions
+        or have not ended.
+        """
+        with _mlflow_errors():
+            versions = _all_pages(self._client.search_model_versions)
+            needed = {
+                value: f"{version.name} version {version.version}"
+                for version in versions
+                for name, value in version.tags.items()
+                if name.startswith(DATA_TAG)
+            }
+            trained = {version.run_id: f"{version.name} version {version.version}" for version in versions}
+            for run in self._training_runs():
+                owner = trained.get(run.info.run_id)
+                if owner is None and not _has_ended(run):
+                    owner = f"the run {run.info.run_name}, which has not ended,"
+                if owner:
+                    needed.setdefault(run.data.tags[FINGERPRINT_TAG], owner)
+                    for given in run.inputs.dataset_inputs if run.inputs else ():
+                        needed.setdefault(given.dataset.digest, owner)
+        return needed
+
+    def ended_runs(self) -> list[EndedRun]:
+        """Return the training runs that have ended and that no registered version came from."""
+        with _mlflow_errors():
+            registered = {version.run_id for version in _all_pages(self._client.search_model_versions)}
+            ended = (run.info for run in self._training_runs() if _has_ended(run))
+            return [
+                EndedRun(run.run_id, datetime.fromtimestamp((run.end_time or run.start_time) / 1000, UTC))
+                for run in ended
+                if run.run_id not in registered
+            ]
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run as MLflow does: it can be restored until `mlflow gc` removes its files."""
+        with _mlflow_errors():
+            self._client.delete_run(run_id)
+
+    def _training_runs(self) -> list[Run]:
+        """Return the runs of this pipeline's trainings, in whatever experiment."""
+        experiments = [found.experiment_id for found in _all_pages(self._client.search_experiments)]
+        runs = _all_pages(lambda **page: self._client.search_runs(experiments, **page)) if experiments else []
+        return [run for run in runs if FINGERPRINT_TAG in run.data.tags]
+
     def rival(self, name: str, digest: str, destination: Path) -> tuple[Path, str] | None:
         """Download the model that another one has to beat to become champion.
 
@@ -413,6 +486,22 @@ def inference_requirements() -> list[str]:
     """Return what the model needs to answer, pinned to the versions installed here."""
     # A local label (torch 2.13.0+cpu) names a build, which is the other machine's choice.
     return [f"{name}=={installed_version(name).partition('+')[0]}" for name in _INFERENCE_PACKAGES]
+
+
+def _has_ended(run: Run) -> bool:
+    return bool(RunStatus.is_terminated(RunStatus.from_string(run.info.status)))
+
+
+def _all_pages(search: Callable[..., Iterable[Any]]) -> list[Any]:
+    """Return everything that one of MLflow's searches finds, which come in pages."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(page_token=token)
+        found += page
+        token = getattr(page, "token", None)
+        if not token:
+            return found
 
 
 def _inventory(model: RegisteredModel) -> str:
@@ -471,6 +560,14 @@ def _probe(uri: str, is_database: bool) -> None:
             f"MLflow at {uri} cannot be reached ({_cause(error)}); "
             "start it, or set SENTIMENT_MLFLOW_TRACKING_URI to another"
         ) from error
+
+
+def _pages(uri: str) -> str | None:
+    """Return where a server's pages begin, without the credentials that its address may hold."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https"):
+        return None
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}/#"
 
 
 def _cause(error: BaseException) -> str:

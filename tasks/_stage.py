@@ -74,10 +74,13 @@ def run_stage(
     """
     fingerprint = stage.fingerprint(inputs, parameters)
     # Prefect remembers results; a dataset that retention has deleted since must be written again.
-    missing = Store(store_url).find(stage.name, fingerprint) is None
+    store = Store(store_url)
+    existing = store.find(stage.name, fingerprint)
+    if existing:
+        store.mark_used(existing.ref)
     return _materialise.with_options(
         name=stage.name,
         task_run_name=f"{stage.name} {fingerprint[:8]}",
         timeout_seconds=timeout_seconds,
-        refresh_cache=missing,
+        refresh_cache=existing is None,
     )(store_url, stage, fingerprint, inputs, parameters, write)

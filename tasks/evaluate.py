@@ -24,6 +24,7 @@ def evaluate(
     champion: ChampionModel | None,
     config: EvaluateConfig,
     gate: GateConfig,
+    run_url: str | None,
 ) -> DatasetRef:
     """Evaluate a trained model on the held-out reviews and let the gate judge it.
 
@@ -34,6 +35,7 @@ def evaluate(
         champion: the champion that it has to beat, if there is one.
         config: what to report.
         gate: when to promote.
+        run_url: page of the MLflow run, which the report in Prefect links to.
     """
     inputs = {"train": model.fingerprint, "clean": cleaned.fingerprint, "baseline": baseline.fingerprint}
     if champion:
@@ -55,8 +57,9 @@ def evaluate(
 
     parameters = {"evaluate": config.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
     evaluation = run_stage(EVALUATE, model.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)
+    link = f"\nThe [MLflow run]({run_url}) has the report with its figures, under Artifacts.\n" if run_url else ""
     create_markdown_artifact(
-        report_markdown(*read_evaluation(open_dataset(evaluation))),
+        report_markdown(*read_evaluation(open_dataset(evaluation))) + link,
         key="evaluation",
         description="Evaluation on held-out reviews and the gate's decision",
     )

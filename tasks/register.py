@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from sentiment_model.evaluation import Evaluation, Scores
 from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.gate import GateDecision
+from sentiment_model.report import markdown_cell
 from sentiment_model.store import Dataset, DatasetRef, open_dataset
-from sentiment_model.tracking import Tracker, git_commit
+from sentiment_model.tracking import DATA_TAG, RegisteredVersion, Tracker, git_commit
 from tasks._stage import retry_can_help
 
 
@@ -91,8 +92,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
             payload={"model": model_name, "version": registered.version, "reason": reason},
         )
     create_markdown_artifact(
-        f"# {model_name} version {registered.version} is {'champion' if registered.promoted else 'challenger'}\n\n"
-        f"{reason}\n\nIts metrics, its report and the model are in the MLflow run `{run_id}`.",
+        "\n".join(_markdown(registered, decision, reason, run_id, tracker)),
         key="registration",
         description="The registered version, and why it is champion or not",
     )
@@ -105,6 +105,24 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
         decision=decision,
         run_id=run_id,
     )
+
+
+def _markdown(
+    registered: RegisteredVersion, decision: GateDecision, reason: str, run_id: str, tracker: Tracker
+) -> Iterator[str]:
+    name, version = registered.name, registered.version
+    yield f"# {name} version {version} is {'champion' if registered.promoted else 'challenger'}\n"
+    if registered.held_back:
+        yield f"{reason}\n"
+    yield "| rule | | why |\n| --- | --- | --- |"
+    for rule in decision.rules:
+        yield f"| {rule.name} | {'passed' if rule.passed else 'failed'} | {markdown_cell(rule.reason)} |"
+    yield f"\n- Model: {_link(f'{name} version {version}', tracker.version_url(name, version))}"
+    yield f"- Metrics, report and figures: {_link(f'MLflow run {run_id}', tracker.run_url(run_id))}"
+
+
+def _link(text: str, url: str | None) -> str:
+    return f"[{text}]({url})" if url else text
 
 
 def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
@@ -130,8 +148,8 @@ def _tags(
     made_from = {record.name: record.fingerprint for record in evaluation.lineage} | dataset.manifest.inputs
     return {
         "git_commit": git_commit() or "unknown",
-        **{f"data.{name.replace(' ', '_')}": value for name, value in made_from.items()},
-        "data.evaluate": dataset.ref.fingerprint,
+        **{f"{DATA_TAG}{name.replace(' ', '_')}": value for name, value in made_from.items()},
+        f"{DATA_TAG}evaluate": dataset.ref.fingerprint,
         **{f"metric.{name}": f"{value:.6g}" for name, value in metrics.items()},
         "gate": "passed" if decision.promote else "failed",
         **{f"gate.{rule.name}": f"{'passed' if rule.passed else 'failed'}: {rule.reason}" for rule in decision.rules},

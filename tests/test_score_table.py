@@ -139,7 +139,7 @@ def test_who_was_overtaken_does_not_publish(url: str) -> None:
                 late.join(timeout=30)
     assert waiting == [receipt]
     assert receipt.token == 2
-    files = [path for path, _ in table.objects.list("scores")]
+    files = [path for path, *_ in table.objects.list("scores")]
     assert files == [receipt.files[0].path]
     assert list(table.objects.list("_staged")) == []
 
@@ -164,7 +164,7 @@ def test_a_worker_that_died_between_commit_and_publication_is_completed(
     table.recover()
     receipt = table.receipt("s")
     assert receipt
-    assert [path for path, _ in table.objects.list("scores")] == [receipt.files[0].path]
+    assert [path for path, *_ in table.objects.list("scores")] == [receipt.files[0].path]
     assert list(table.objects.list("_staged")) == []
     table.recover()
 

@@ -1,0 +1,129 @@
+"""What the documents say exists: commands parse, files, targets and settings are there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from flows._cli import run_cli
+from flows.rollback import Rollback
+from sentiment_model.config import ScoringRun, TidyRun, TrainingRun
+from sentiment_model.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md", ROOT / "benchmarks" / "README.md"]
+)
+PARAMETERS: dict[str, type[BaseModel]] = {
+    "train": TrainingRun,
+    "demo": TrainingRun,
+    "score": ScoringRun,
+    "rollback": Rollback,
+    "tidy": TidyRun,
+}
+
+
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield the document and the rest of every `python -m flows.X ...`, with lines that go on joined."""
+    for document in DOCUMENTS:
+        text = document.read_text().replace("\\\n", " ")
+        for found in re.finditer(r"python -m flows\.(\w[^`\n]*)", text):
+            yield name_of(document), found[1].strip()
+
+
+@pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
+def test_commands_parse(document: str, command: str) -> None:
+    flow, *arguments = shlex.split(command, comments=True)
+    runs: list[BaseModel] = []
+    if "--help" in arguments:
+        with pytest.raises(SystemExit, match="0"):
+            run_cli(PARAMETERS[flow], runs.append, arguments)
+        return
+    # What lacks its path in the text, because the text is about something else, is none the worse for it.
+    needs_path = flow == "score" and not arguments
+    assert run_cli(PARAMETERS[flow], runs.append, arguments) == (2 if needs_path else 0)
+
+
+def test_options_that_are_named_alone_exist() -> None:
+    known = set().union(*map(options_of, PARAMETERS.values()))
+    for document in DOCUMENTS:
+        if document.parent.name == "benchmarks":
+            continue  # has options of its own
+        prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+        named = {word.partition("=")[0] for code in re.findall(r"`(--[^`]+)`", prose) for word in code.split()}
+        assert {word for word in named if word.startswith("--")} <= known, document
+
+
+def options_of(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Return every option that the command line takes for a model."""
+    found = set()
+    for name, field in model.model_fields.items():
+        option = prefix + name.replace("_", "-")
+        found |= {f"--{option}", f"--no-{option}"}
+        for kind in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= options_of(kind, f"{option}.")
+    return found | {"--help"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_lead_to_files(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://")):
+            continue
+        linked = (document.parent / path).resolve() if path else document
+        assert linked.exists(), f"{target} does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_make_targets_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    text = document.read_text()
+    named = set(re.findall(r"^make ([a-z][\w-]*)", text, flags=re.MULTILINE)) | set(
+        re.findall(r"`make ([a-z][\w-]*)", text)
+    )
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_settings_exist(document: Path) -> None:
+    named = set(re.findall(r"\bSENTIMENT_[A-Z_]*[A-Z]\b", document.read_text()))
+    assert named <= {f"SENTIMENT_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`SENTIMENT_{name.upper()}`" in text for name in Settings.model_fields)
+
+
+def test_every_error_of_the_operations_table_is_in_the_code() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "sentiment_model").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # string literals that go on in the next line
+    pattern = re.sub(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "...", code)
+    table = (ROOT / "docs" / "operations.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)
+    assert len(rows) > 10
+    foreign = {"database is locked", "the training loss is nan", "train has only positive reviews"}  # made at run time
+    for message in re.findall(r"`([^`]+)`", " ".join(rows)):
+        assert message in foreign or all(part.strip() in pattern for part in message.split("...")), message
+
+
+def test_github_and_pre_commit_files_parse() -> None:
+    for path in [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]:
+        assert yaml.safe_load(path.read_text()), path
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{hook['entry'].removeprefix('make ')}:" in makefile for hook in hooks)
