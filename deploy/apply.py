@@ -165,8 +165,8 @@ def _alert_block(client: SyncPrefectClient) -> UUID | None:
 
 
 def _apply_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    # An update sends only the fields that were set, and the server needs the types of triggers and actions too.
-    automation = AutomationCore.model_validate(automation.model_dump())
+    # An update sends only the fields that were set, but needs all but the owner, the types of triggers and actions too.
+    automation = AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}))
     if existing := client.read_automations_by_name(automation.name):
         client.update_automation(existing[0].id, automation)
     else:
