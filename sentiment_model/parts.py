@@ -23,8 +23,9 @@ class Files(Protocol):
 class PartWriter:
     """Writes a table that arrives in pieces as few files with one role, in bounded memory.
 
-    Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at `part_rows`. An empty table is one
-    file without rows. File names begin with `name`, or else with the role; `metadata` goes into each file's schema.
+    Row groups end at :data:`GROUP_ROWS` or about :data:`GROUP_BYTES`, files at `part_rows` or :data:`PART_ROWS`. An
+    empty table is one file without rows. File names begin with `name`, or else with the role; `metadata` goes into each
+    file's schema.
     """
 
     def __init__(
@@ -34,15 +35,15 @@ class PartWriter:
         schema: pl.Schema,
         name: str | None = None,
         *,
-        part_rows: int = PART_ROWS,
+        part_rows: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._writer = writer
         self._role = role
         self._name = name or role
         self._schema = schema
-        self._part_rows = part_rows
-        self._group_rows = min(GROUP_ROWS, part_rows)
+        self._part_rows = part_rows or PART_ROWS
+        self._group_rows = min(GROUP_ROWS, self._part_rows)
         self._metadata = dict(metadata or {})
         self._file: pq.ParquetWriter | None = None
         self._parts = 0

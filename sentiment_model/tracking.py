@@ -583,7 +583,13 @@ def _mlflow_errors(*also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, *also) as error:  # type: ignore[misc]  # mypy cannot unpack here
-        raise TrackingError(f"MLflow at {mlflow.get_tracking_uri()} failed: {_first_line(error)}") from error
+        message = f"MLflow at {mlflow.get_tracking_uri()} failed: {_first_line(error)}"
+        if "error code 401" in message:
+            message = (
+                f"MLflow at {mlflow.get_tracking_uri()} refuses the name or the password; set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        raise TrackingError(message) from error
 
 
 def _first_line(error: BaseException) -> str:

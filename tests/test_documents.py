@@ -101,7 +101,8 @@ def test_make_targets_exist(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_settings_exist(document: Path) -> None:
     named = set(re.findall(r"\bSENTIMENT_[A-Z_]*[A-Z]\b", document.read_text()))
-    assert named <= {f"SENTIMENT_{name.upper()}" for name in Settings.model_fields}
+    deployed = re.findall(r"SENTIMENT_[A-Z_]+", (ROOT / "deploy" / "apply.py").read_text())
+    assert named <= {*deployed, *(f"SENTIMENT_{name.upper()}" for name in Settings.model_fields)}
 
 
 def test_every_setting_is_in_the_readme() -> None:
@@ -110,7 +111,7 @@ def test_every_setting_is_in_the_readme() -> None:
 
 
 def test_every_error_of_the_operations_table_is_in_the_code() -> None:
-    code = "\n".join(path.read_text() for path in (ROOT / "sentiment_model").rglob("*.py"))
+    code = "\n".join(path.read_text() for ring in ("sentiment_model", "flows") for path in (ROOT / ring).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # string literals that go on in the next line
     pattern = re.sub(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "...", code)
     table = (ROOT / "docs" / "operations.md").read_text().partition("## Errors")[2].partition("\n## ")[0]

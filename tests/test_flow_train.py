@@ -50,7 +50,7 @@ def test_from_reviews_to_scores(trained: TrainingSummary, reviews: Path, setting
     client = MlflowClient(f"sqlite:///{settings_in / 'mlflow.db'}")
     run = client.get_run(trained.registration.run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == f"train lstm files {date.today()}"
+    assert run.info.run_name == f"train mingru files {date.today()}"
     assert run.data.params["model.hidden_size"] == "8"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [0, 1]
     assert {inputs.dataset.digest for inputs in run.inputs.dataset_inputs} == {trained.tokens.fingerprint}

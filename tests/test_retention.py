@@ -200,7 +200,7 @@ def test_an_object_store(bucket: str, settings_in: Path, client: MlflowClient) -
     assert clean_up(store) == []
     later = NOW + timedelta(days=31)
     assert [verdict.name for verdict in clean_up(store, later)] == [str(other.ref)]
-    assert store.objects(str(other.ref)) == []
+    assert store.listing(str(other.ref)) == []
     assert store.get(reviews.ref)
     assert store.get(needed.ref)
 
