@@ -173,7 +173,7 @@ def test_the_production_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for name, value in objects.items():
             monkeypatch.setenv(name, value)
         kept = [entry["path"] for page in from_url("s3://sentiment").list() for entry in page]
-        for prefix in ("store/train/", "store/score/", "mlflow/"):
+        for prefix in ("store/train/", "store/scores/scores/", "mlflow/"):
             assert any(path.startswith(prefix) for path in kept), prefix
 
         # What people and other programs read names no secret.
