@@ -125,7 +125,6 @@ def test_an_analyst_scores_files_from_the_form(page: Page, servers: Servers) -> 
     page.get_by_role("button", name="Submit").click()
     page.locator("a[href*='/runs/flow-run/']").first.click()
     expect(page.get_by_text("Completed").first).to_be_visible(timeout=240 * SECOND)
-    picture(page, "run")
     page.get_by_text("Artifacts", exact=True).click()
     page.get_by_role("link", name="scores").first.click()
     expect(page.get_by_text("Rows read")).to_be_visible()

@@ -20,7 +20,6 @@ from prefect.automations import AutomationCore, EventTrigger, Posture, RunDeploy
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Scheduled
 from servers import free_port, wait_for, webhook
 from tiny import REVIEWS, tiny_reviews, tiny_training
 
@@ -299,7 +298,7 @@ def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_nightly_run_is_cancelled_and_a_killed_one_resumes(served: Served) -> None:
+def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: Served) -> None:
     first = served.start_run("train/nightly-training", **served.long_training(seed=1))
     served.wait_until_it_trains()
     second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
@@ -311,14 +310,6 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_resumes(served: Serv
     for process in [*training.children(recursive=True), training]:
         process.kill()
     assert served.finish(first, seconds=60).state.is_crashed()  # type: ignore[union-attr]
-
-    # The worker reports twice, and the second time would end a retry that was faster.
-    wait_for(lambda: "Reported flow run" in served.log(first), "the worker's report", 60)
-    with served.client() as client:  # what the button `Retry` does
-        client.set_flow_run_state(first, Scheduled(name="AwaitingRetry"), force=True)
-    wait_for(lambda: served.state_of(first) != "Crashed", "the retry", 60)
-    assert served.finish(first).state.is_completed(), served.log(first)  # type: ignore[union-attr]
-    assert "Resuming the training from" in served.log(first)
 
 
 @pytest.mark.slow
