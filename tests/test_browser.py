@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from prefect.utilities.urls import url_for
 from test_register import PASS, evaluated, run_register, trained
 
 from sentiment_model.settings import Settings
 from sentiment_model.store import Store
+from sentiment_model.tracking import Tracker
 
 sync_api = pytest.importorskip("playwright.sync_api")
 Browser, Locator, Page, expect = sync_api.Browser, sync_api.Locator, sync_api.Page, sync_api.expect
@@ -137,6 +143,36 @@ def test_the_form_refuses_a_wrong_value_and_names_the_field(page: Page, servers:
     page.get_by_role("button", name="Submit").click()
     refusal = "'run.train.epochs'. Failure reason: 0 is less than the minimum of 1"
     expect(page.get_by_text(refusal).first).to_be_visible()
+
+
+def newest_run(flow_name: str) -> FlowRun:
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])), sort=FlowRunSort.START_TIME_DESC, limit=1
+        )
+    return found[0]
+
+
+def test_the_artifact_leads_to_the_model_version(page: Page, servers: Servers) -> None:
+    page.goto(f"{servers.prefect}/artifacts")
+    page.locator("a[href='/artifacts/key/registration']").click()
+    page.locator("a[href^='/artifacts/artifact/']").first.click()
+    expect(page.get_by_text("sentiment version 1 is champion")).to_be_visible()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="sentiment version 1").click()
+    expect(opened.value).to_have_url(f"{servers.mlflow}/#/models/sentiment/versions/1")
+    expect(opened.value.get_by_text("bundle_digest").first).to_be_visible(timeout=60 * SECOND)
+
+
+def test_the_mlflow_run_leads_to_the_prefect_run(page: Page, servers: Servers) -> None:
+    started_by = newest_run("register only")
+    origin = str(url_for("flow-run", started_by.id))
+    tracker = Tracker(Settings())
+    run = tracker.start_run("sentiment", "f" * 20, name="train lstm imdb", params={}, tags={}, origin=origin)
+    page.goto(str(tracker.run_url(run.run_id)))
+    with page.expect_popup(timeout=60 * SECOND) as opened:
+        page.get_by_role("link", name=origin).click()
+    expect(opened.value.get_by_text(started_by.name).first).to_be_visible(timeout=30 * SECOND)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
