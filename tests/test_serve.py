@@ -158,13 +158,16 @@ class Served:
         train = tiny_training("")["train"] | {"epochs": 25, "patience": 25, "checkpoint_seconds": 0.5} | changes
         return tiny_training(self.reviews, train=train)
 
-    def wait_until_it_trains(self) -> Path:
-        """Wait for the first checkpoint, and return it."""
+    def wait_until_it_trains(self, run: UUID) -> None:
+        """Wait for the first checkpoint that is younger than the run; an earlier one may have left others."""
+        created = self.run(run).created
+        assert created is not None
+        begin = created.timestamp()
 
-        def found() -> Path | None:
-            return next((self.state / "scratch").glob("train-*.safetensors"), None)
+        def found() -> bool:
+            return any(path.stat().st_mtime > begin for path in (self.state / "scratch").glob("train-*.safetensors"))
 
-        return wait_for(found, f"a checkpoint\n{self.logs()}")
+        wait_for(found, "a checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             "SENTIMENT_MLFLOW_ARTIFACT_ROOT": str(state / "mlflow-artifacts"),
             "SENTIMENT_DEVICE": "cpu",
             "SENTIMENT_ALERT_WEBHOOK": url,
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the most frequent that Prefect takes
         }
         found = Served(
             state,
@@ -300,7 +304,7 @@ def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
 @pytest.mark.slow
 def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: Served) -> None:
     first = served.start_run("train/nightly-training", **served.long_training(seed=1))
-    served.wait_until_it_trains()
+    served.wait_until_it_trains(first)
     second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
     assert second.state is not None
     assert second.state.is_cancelled()
@@ -313,10 +317,36 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
 
 
 @pytest.mark.slow
+def test_a_run_whose_worker_died_too_is_closed_and_the_next_one_resumes(served: Served) -> None:
+    with served.client() as client:  # not ten minutes, as deploy/apply.py says
+        (silent,) = client.read_automations_by_name("sentiment: close silent runs")
+        values = silent.model_dump(exclude={"id", "owner_resource"})
+        values["trigger"]["within"] = 60
+        client.update_automation(silent.id, AutomationCore.model_validate(values))
+    lost = served.start_run("train/nightly-training", **served.long_training(seed=5))
+    served.wait_until_it_trains(lost)
+    worker = served.process("worker")
+    for process in [worker, *worker.children(recursive=True)]:  # the worker first, or it would report the run
+        process.kill()
+    assert served.state_of(lost) == "Running"
+    closed = served.finish(lost).state
+    assert closed is not None
+    assert closed.is_crashed()
+    assert "No sign of life" in str(closed.message)
+
+    served.make("serve")
+    # It also waits for the slot of the limit `gpu`, which the dead one held.
+    following = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=5)))
+    assert following.state is not None
+    assert following.state.is_completed(), served.log(following.id)
+    assert "Resuming the training from" in served.log(following.id)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlflow", "prefect"])
 def test_a_server_restarts_during_a_run(served: Served, name: str) -> None:
     run = served.start_run("train/ad-hoc-training", **served.long_training(seed=3 if name == "mlflow" else 4))
-    served.wait_until_it_trains()
+    served.wait_until_it_trains(run)
     server = served.process(name)
     for process in [*server.children(recursive=True), server]:
         process.kill()

@@ -1,5 +1,7 @@
 """Runs, the registry and its aliases, in a real MLflow with a database of its own."""
 
+import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -293,6 +295,18 @@ def test_an_unreachable_server_is_told_within_seconds(
         Tracker(Settings(mlflow_tracking_uri=uri))
     assert time.monotonic() - started < 30
     assert "\n" not in str(caught.value)
+
+
+def test_a_short_lock_of_the_database_is_waited_for(tracker: Tracker, settings_in: Path) -> None:
+    other = sqlite3.connect(settings_in / "mlflow.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(2.0, other.rollback)
+    release.start()
+    try:
+        assert start(tracker)
+    finally:
+        release.join()
+        other.close()
 
 
 def test_requirements_name_releases_without_the_build() -> None:
