@@ -3,7 +3,6 @@
 Distributions are kept as histograms with fixed bins, which add up over shards and need no row to be kept.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -58,7 +57,7 @@ def add(first: Histograms, second: Histograms) -> dict[str, tuple[int, ...]]:
 
 def drift(reference: Histograms, current: Histograms) -> dict[str, Drift]:
     """Compare distributions, by quantity; nothing where one of them has no rows."""
-    if not reference or not current:
+    if not any(map(sum, reference.values())) or not any(map(sum, current.values())):
         return {}
     return {name: _compare(np.array(reference[name], float), np.array(current[name], float)) for name in EDGES}
 
@@ -71,4 +70,4 @@ def _compare(reference: np.ndarray, current: np.ndarray) -> Drift:
     used = np.bincount(group, minlength=_GROUPS) > 0
     psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0]))[used].sum())
     ks = float(np.abs(cumulative - actual.cumsum()).max())
-    return Drift(psi=max(0.0, psi), ks=min(1.0, ks) if math.isfinite(ks) else 0.0)
+    return Drift(psi=psi, ks=min(1.0, ks))

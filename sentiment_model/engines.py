@@ -22,7 +22,7 @@ from sentiment_model.score_table import Receipt
 from sentiment_model.scoring import ScoringJob, score_shard
 from sentiment_model.settings import DeviceName
 from sentiment_model.shards import Shard
-from sentiment_model.training import choose_device
+from sentiment_model.training import choose_device, count_cores
 
 Bundle = dict[str, bytes]
 """A model folder as the content of its files by name, to be sent to workers anywhere."""
@@ -62,7 +62,7 @@ def default_workers(device: DeviceName) -> int:
     """Return how many workers this machine has room for: one per GPU, or else one per CPU core."""
     if choose_device(device).type == "cuda":
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 class LocalEngine:

@@ -129,9 +129,7 @@ def carry_out(
             (scratch / verdict.name).unlink(missing_ok=True)
         elif verdict.kind == "MLflow run":
             tracker.delete_run(verdict.name)
-        elif verdict.kind == "scores":
-            store.delete([each.path for each in store.listing(verdict.name)])
-        elif verdict.kind == "unfinished files":
+        elif verdict.kind in ("scores", "unfinished files"):
             store.delete([each.path for each in store.listing(verdict.name)] or [verdict.name])
         else:
             stage, _, fingerprint = verdict.name.partition("/")

@@ -10,14 +10,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from sentiment_model.config import ReviewFiles
-from sentiment_model.errors import SourceError
 from sentiment_model.reviews import ORIGIN_SCHEMA, Batch
 from sentiment_model.sources.files import SourceFile, read_batches
+from sentiment_model.sources.parquet import row_group_rows
 from sentiment_model.split import read_part, read_rejects, split_rows
 from sentiment_model.store import Dataset
 
@@ -136,13 +134,8 @@ def _row_groups(file: SourceFile) -> list[int] | None:
     """Return the rows of each row group of an uncompressed Parquet file."""
     if file.format != "parquet" or file.compression:
         return None
-    try:
-        with file.location.open() as content:
-            metadata = pq.ParquetFile(content).metadata
-            return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SourceError(f"{file.name} is no Parquet file or is damaged: {reason}") from error
+    with file.location.open() as content:
+        return row_group_rows(file.name, content)
 
 
 def read_piece(

@@ -40,6 +40,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription, Predictor
 from sentiment_model.errors import ModelError, TrackingError
+from sentiment_model.objects import first_line
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset
 from sentiment_model.training import EpochMetrics
@@ -380,7 +381,7 @@ class Tracker:
             folder = Path(download_artifacts(f"{model_uri}/artifacts/bundle", dst_path=str(destination)))
         except Exception as error:  # each kind of artifact store raises its own client's errors
             raise ModelError(
-                f"cannot fetch {model_uri} as a model of this pipeline ({_first_line(error)}); "
+                f"cannot fetch {model_uri} as a model of this pipeline ({first_line(error)}); "
                 "give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/NAME"
             ) from error
         return folder, version or Predictor.load(folder).digest
@@ -574,7 +575,7 @@ def _cause(error: BaseException) -> str:
     """Return the first line of the innermost error, which names what went wrong instead of who noticed."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 @contextmanager
@@ -583,14 +584,10 @@ def _mlflow_errors(*also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, *also) as error:  # type: ignore[misc]  # mypy cannot unpack here
-        message = f"MLflow at {mlflow.get_tracking_uri()} failed: {_first_line(error)}"
+        message = f"MLflow at {mlflow.get_tracking_uri()} failed: {first_line(error)}"
         if "error code 401" in message:
             message = (
                 f"MLflow at {mlflow.get_tracking_uri()} refuses the name or the password; set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         raise TrackingError(message) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

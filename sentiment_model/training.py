@@ -5,7 +5,9 @@ rank). A training that resumes from a checkpoint therefore ends with the same we
 """
 
 import math
+import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -95,6 +97,12 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", dist.get_node_local_rank(0) if dist.is_initialized() else 0)
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use, which can be fewer than the machine has."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from sentiment_model.errors import ModelError, SentimentError
 from sentiment_model.fitting import FittedModel, fit_model
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
-from sentiment_model.training import EpochMetrics, Observer, choose_device
+from sentiment_model.training import EpochMetrics, Observer, choose_device, count_cores
 from sentiment_model.vocabulary import Vocabulary
 
 TRAIN = Stage("train", 3)
@@ -65,14 +64,8 @@ def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
     if config.processes:
         return config
     on_gpu = choose_device(device).type == "cuda"
-    processes = torch.cuda.device_count() if on_gpu else min(_MAX_CPU_PROCESSES, _cores())
+    processes = torch.cuda.device_count() if on_gpu else min(_MAX_CPU_PROCESSES, count_cores())
     return config.model_copy(update={"processes": processes})
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, which can be fewer than the machine has."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> dict[str, Any]:
@@ -140,7 +133,7 @@ def _train_in_processes(job: TrainingJob, observer: Observer) -> None:
     description.write_text(job.model_dump_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={job.train.processes}", "-m", "sentiment_model.training_job", str(description)]
-    threads = max(1, _cores() // job.train.processes)
+    threads = max(1, count_cores() // job.train.processes)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ours
         failure = ""

@@ -21,6 +21,15 @@ def retry_can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return isinstance(error, TrackingError) or not isinstance(error, SentimentError)
 
 
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": exponential_backoff(5),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": retry_can_help,
+}
+"""How a task is tried again: the options that most tasks share."""
+
+
 def _dataset_name(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     store = hashlib.sha256(parameters["store_url"].encode()).hexdigest()[:12]
     return f"{parameters['stage'].name}-{parameters['fingerprint']}-{store}"  # becomes a file's name
@@ -30,10 +39,7 @@ def _dataset_name(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     cache_key_fn=_dataset_name,
     persist_result=True,
     result_serializer="json",  # results are never pickled
-    retries=2,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_can_help,
+    **RETRIES,
 )
 def _materialise(
     store_url: str,

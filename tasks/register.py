@@ -8,7 +8,6 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
 from sentiment_model.evaluation import Evaluation, Scores
@@ -17,7 +16,7 @@ from sentiment_model.gate import GateDecision
 from sentiment_model.report import markdown_cell
 from sentiment_model.store import Dataset, DatasetRef, open_dataset
 from sentiment_model.tracking import DATA_TAG, RegisteredVersion, Tracker, git_commit
-from tasks._stage import retry_can_help
+from tasks._stage import RETRIES
 
 
 class Registration(BaseModel):
@@ -46,10 +45,7 @@ class Registration(BaseModel):
     name="register",
     task_run_name="register {model_name}",
     cache_policy=NO_CACHE,  # the registry may have changed since
-    retries=2,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_can_help,
+    **RETRIES,
     timeout_seconds=3600,
 )
 def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id: str, tracker: Tracker) -> Registration:

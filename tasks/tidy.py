@@ -5,23 +5,19 @@ from datetime import UTC, datetime
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
 from sentiment_model.config import TidyRun
 from sentiment_model.retention import Verdict, carry_out, judge
 from sentiment_model.settings import Settings
 from sentiment_model.store import Store
 from sentiment_model.tracking import Tracker
-from tasks._stage import retry_can_help
+from tasks._stage import RETRIES
 
 
 @task(
     name="tidy",
     cache_policy=NO_CACHE,  # things have grown older since
-    retries=2,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_can_help,
+    **RETRIES,
     timeout_seconds=24 * 3600.0,
 )
 def tidy(policy: TidyRun, tracker: Tracker) -> list[Verdict]:

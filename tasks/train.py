@@ -98,9 +98,8 @@ def train(
         if checkpoint.exists():
             get_run_logger().info("Resuming the training from %s", checkpoint)
         # A slot that is leased, unlike that of a task's tag, is free again a minute after its holder was killed.
-        alone = (
-            concurrency("gpu", lease_duration=60) if deployment.id else nullcontext()
-        )  # only a server that is kept has the limit
+        # Only a server that is kept has the limit.
+        alone = concurrency("gpu", lease_duration=60) if deployment.id else nullcontext()
         with alone, tracker.active(mlflow_run_id), _ProgressDisplay(tracker.run_log(mlflow_run_id)) as display:
             return write_model(writer, job, display)
 

@@ -5,8 +5,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sentiment_model.bundle import Predictor
 
 # Prefect reads its settings when it is imported, so they are set before any test module imports it.
 _prefect_home = tempfile.mkdtemp(prefix="sentiment-tests-")
@@ -50,3 +54,15 @@ def settings_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database
     monkeypatch.setenv("SENTIMENT_MLFLOW_ARTIFACT_ROOT", str(tmp_path / "artifacts"))
     monkeypatch.setenv("SENTIMENT_DEVICE", "cpu")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> "Predictor":
+    """A tiny model, loaded."""
+    from tiny import tiny_bundle
+
+    from sentiment_model.bundle import Predictor
+
+    folder = tmp_path_factory.mktemp("bundle")
+    tiny_bundle(folder)
+    return Predictor.load(folder)

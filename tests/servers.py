@@ -13,6 +13,10 @@ from typing import TypeVar
 
 import psutil
 from moto.server import ThreadedMotoServer
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import ArtifactSort
 
 ROOT = Path(__file__).parent.parent
 Found = TypeVar("Found")
@@ -87,13 +91,13 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def object_store() -> Iterator[dict[str, str]]:
-    """Run an S3 server with the bucket `sentiment`; yield the environment in which clients find it."""
+def object_store(bucket: str = "sentiment") -> Iterator[dict[str, str]]:
+    """Run an S3 server with an empty bucket; yield the environment in which clients find it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/sentiment", method="PUT")).close()
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
     try:
         yield {
             "AWS_ENDPOINT_URL": endpoint,
@@ -104,3 +108,17 @@ def object_store() -> Iterator[dict[str, str]]:
         }
     finally:
         server.stop()
+
+
+def newest_artifact(key: str) -> Artifact:
+    """Return the artifact with this key that the Prefect server got last."""
+    with get_client(sync_client=True) as prefect:
+        (artifact,) = prefect.read_artifacts(  # Artifact.get leaves filters out, which the server takes amiss
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+            flow_run_filter=FlowRunFilter(),
+            task_run_filter=TaskRunFilter(),
+            sort=ArtifactSort.UPDATED_DESC,
+            limit=1,
+            offset=0,
+        )
+    return artifact

@@ -2,13 +2,9 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.utilities.urls import url_for
+from servers import answers, background, free_port
 from test_register import PASS, evaluated, run_register, trained
 
 from sentiment_model.settings import Settings
@@ -59,7 +56,7 @@ def browser() -> Iterator[Browser]:
 def servers(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Servers]:
     """A Prefect server with a worker, an MLflow server, deployments of both flows, and a champion."""
     folder = tmp_path_factory.mktemp("servers")
-    prefect, mlflow = f"http://127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
+    prefect, mlflow = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
     environment = {
         **os.environ,
         "PREFECT_HOME": str(folder / "prefect"),
@@ -69,6 +66,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Itera
         "SENTIMENT_MLFLOW_TRACKING_URI": mlflow,
         "SENTIMENT_DEVICE": "cpu",
     }
+    python = [sys.executable, "-m"]
     port = prefect.rpartition(":")[2]
     prefect_server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     mlflow_server = ["mlflow", "server", "--host", "127.0.0.1", "--port", mlflow.rpartition(":")[2], "--workers", "1"]
@@ -77,8 +75,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Itera
     worker = ["prefect", "worker", "start", "--pool", "sentiment", "--type", "process"]
     with (
         pytest.MonkeyPatch.context() as patch,
-        _process(prefect_server, environment, folder, f"{prefect}/api/health"),
-        _process(mlflow_server, environment, folder, f"{mlflow}/health"),
+        background("prefect", python + prefect_server, environment, folder, lambda: answers(f"{prefect}/api/health")),
+        background("mlflow", python + mlflow_server, environment, folder, lambda: answers(f"{mlflow}/health")),
         temporary_settings({PREFECT_API_URL: f"{prefect}/api", PREFECT_UI_URL: prefect}),
     ):
         for name in [name for name in environment if name.startswith("SENTIMENT_")]:
@@ -89,7 +87,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Itera
         model = trained(store, 1)
         evaluation = evaluated(store, model, PASS)
         assert run_register(model, evaluation).promoted
-        with _process(worker, environment, folder, f"{prefect}/api/health"):
+        with background("worker", python + worker, environment, folder, lambda: True):
             yield Servers(prefect, mlflow, Path(evaluation.files("report")[0]))
 
 
@@ -195,40 +193,3 @@ def test_the_report_fits_the_screen(size: dict[str, int], scheme: str, browser: 
 
 def _numbers(colour: str) -> list[str]:
     return colour.partition("(")[2].rstrip(")").split(", ")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _process(command: list[str], environment: dict[str, str], folder: Path, url: str) -> Iterator[None]:
-    """Run a program of the environment until the block ends; the block begins when the URL answers."""
-    log = folder / f"{command[0]}-{command[1]}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, cwd=folder, stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while not _answers(url):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False

@@ -11,14 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import polars as pl
 import pytest
 from mlflow import MlflowClient
-from moto.server import ThreadedMotoServer
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.sorting import ArtifactSort
+from servers import newest_artifact, object_store
 
 from flows.tidy import tidy
 from sentiment_model.config import TidyRun
@@ -45,20 +41,10 @@ def client(settings_in: Path) -> MlflowClient:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", region_name="us-east-1", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="reviews")
-    yield "s3://reviews/store"
-    server.stop()
+    with object_store("reviews") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://reviews/store"
 
 
 def write_rows(writer: DatasetWriter) -> dict[str, Any]:
@@ -253,15 +239,7 @@ def test_the_flow_deletes_nothing_unless_told(store: Store, prefect_server: None
     (verdict,) = tidy(TidyRun())
     assert (verdict.name, verdict.delete) == (str(made.ref), True)
     assert store.get(made.ref)
-    with get_client(sync_client=True) as prefect:
-        (artifact,) = prefect.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["tidy"])),
-            flow_run_filter=FlowRunFilter(),
-            task_run_filter=TaskRunFilter(),
-            sort=ArtifactSort.UPDATED_DESC,
-            limit=1,
-            offset=0,
-        )
+    artifact = newest_artifact("tidy")
     assert str(artifact.description).startswith("Would delete 1 of 1 things, 0.0 MB in all")
     assert str(made.ref) in str(artifact.data)
     tidy(TidyRun(dry_run=False))

@@ -1,6 +1,5 @@
 """The table of scores: a shard is done once, whoever dies, sleeps or comes at the same time."""
 
-import os
 import random
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from bulk import prepare, published_rows, score_into
+from servers import object_store
 from tiny import tiny_bundle
 
 from sentiment_model import score_table
@@ -28,26 +28,10 @@ from sentiment_model.shards import Piece, Shard
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A bucket on a real S3 server."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    before = dict(os.environ)
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-        "AWS_REGION": "us-east-1",
-    }
-    import boto3
-
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="scores")
-    yield "s3://scores"
-    server.stop()
-    os.environ.clear()
-    os.environ.update(before)
+    with object_store("scores") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield "s3://scores"
 
 
 @pytest.fixture(params=["local", "s3"])

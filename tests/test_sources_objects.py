@@ -1,14 +1,13 @@
 """The same code reads object stores: here a real S3 server on this machine."""
 
-import urllib.request
 from pathlib import Path
 
 import obstore
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 from obstore.store import from_url
 from polars.testing import assert_frame_equal
+from servers import object_store
 
 from sentiment_model.config import Columns, IngestConfig
 from sentiment_model.errors import SourceError
@@ -22,24 +21,15 @@ TIDY = Path(__file__).parent.parent / "data" / "samples" / "tidy"
 @pytest.fixture(scope="module")
 def dump():
     """URL of an object-store prefix that holds the tidy samples, in two folders."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", endpoint)
-        environment.setenv("AWS_ALLOW_HTTP", "true")
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_REGION", "us-east-1")
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/reviews", method="PUT")).close()
+    with object_store("reviews") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
         store = from_url("s3://reviews/dump")
         for file in TIDY.iterdir():
             obstore.put(store, file.name, file)
         obstore.put(store, "notes.md", b"not reviews")
         obstore.put(store, ".hidden/reviews.csv", b"not meant")
         yield "s3://reviews/dump"
-    server.stop()
 
 
 def ingest(path, out):

@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from sentiment_model.errors import SourceError
+from sentiment_model.objects import first_line
 from sentiment_model.store import sha256_of
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Location:
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise SourceError(f"cannot read {self.path}: {error}") from error
         except BaseError as error:
-            raise SourceError(f"cannot read {self.path}: {_first_line(error)}") from error
+            raise SourceError(f"cannot read {self.path}: {first_line(error)}") from error
 
 
 class _ObjectFile(io.RawIOBase):
@@ -194,7 +195,7 @@ def _find_objects(url: str) -> Found:
         root = url.rstrip("/")
         return Found(_objects(root, [meta for meta in _list(root) if not _is_hidden(meta["path"])]), by_name=False)
     except (BaseError, OSError, ValueError) as error:
-        raise SourceError(f"cannot list {url}: {_first_line(error)}; check the URL and the credentials") from error
+        raise SourceError(f"cannot list {url}: {first_line(error)}; check the URL and the credentials") from error
 
 
 def _list(root: str) -> Iterator["ObjectMeta"]:
@@ -215,7 +216,3 @@ def _objects(root: str, objects: list["ObjectMeta"]) -> tuple[Location, ...]:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in Path(name).parts)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

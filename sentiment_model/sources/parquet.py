@@ -1,6 +1,7 @@
 """Parquet, a few pages at a time."""
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import polars as pl
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sentiment_model.errors import SourceError
+from sentiment_model.objects import first_line
 from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
 
@@ -33,7 +35,7 @@ def read_parquet(
     Raises:
         SourceError: the file is damaged.
     """
-    try:
+    with _damage_reported(file):
         parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=1 << 20)
         columns = tuple(distinct(parquet.schema_arrow.names))
         metadata = parquet.metadata
@@ -53,9 +55,25 @@ def read_parquet(
                 columns,
             )
             position += arrow.num_rows
+
+
+def row_group_rows(file: str, content: BinaryIO) -> list[int]:
+    """Return the number of rows of each row group of a Parquet file.
+
+    Raises:
+        SourceError: the file is damaged.
+    """
+    with _damage_reported(file):
+        metadata = pq.ParquetFile(content).metadata
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+@contextmanager
+def _damage_reported(file: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SourceError(f"{file} is no Parquet file or is damaged: {reason}") from error
+        raise SourceError(f"{file} is no Parquet file or is damaged: {first_line(error)}") from error
 
 
 def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
