@@ -1,7 +1,6 @@
 """Stages over more and more data; each size is run in a process of its own by :mod:`benchmarks.speed`."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +29,19 @@ def score(path: str, bundle: str, store: str, batch_rows: int) -> dict[str, Any]
     from sentiment_model.bundle import Predictor
     from sentiment_model.scoring import ScoringJob, files_to_score, score_shard, scoring_key, total
     from sentiment_model.shards import cut, file_key
-    from sentiment_model.split import SPLIT, is_large_text, split_identity, write_split
+    from sentiment_model.split import SPLIT, split_recipes
 
     run = ScoringRun(files=ReviewFiles(path=path), batch_rows=batch_rows, shard_rows=10_000)
     started = time.perf_counter()
     predictor = Predictor.load(Path(bundle))
     files = {file_key(file): file for file in files_to_score(run)}
-    splits = {}
-    for key, file in files.items():
-        if is_large_text(file, run.shard_rows):
-            write = partial(write_split, file=file, config=run.files, shard_rows=run.shard_rows, batch_rows=batch_rows)
-            identity = split_identity(file, run.files, run.shard_rows)
-            splits[key], _ = Store(store).materialise(SPLIT, *identity, write)
+    splits = {key: Store(store).materialise(SPLIT, *recipe)[0] for key, recipe in split_recipes(files, run).items()}
     job = ScoringJob(
         table=f"{store}/scores",
         key=scoring_key(run, predictor.digest, "1", None),
-        files=run.files,
+        run=run,
         sources=files,
         splits={key: split.ref for key, split in splits.items()},
-        threshold=run.threshold,
-        uncertain_margin=run.uncertain_margin,
-        batch_rows=batch_rows,
-        delta=False,
         model_version="1",
         shadow_version=None,
         metadata={},

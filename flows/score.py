@@ -7,12 +7,12 @@ import hashlib
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -22,10 +22,10 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from flows._cli import run_cli
-from sentiment_model.bundle import Predictor
+from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift
-from sentiment_model.engines import LocalEngine, ShardWorker, default_workers, read_bundle
+from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
 from sentiment_model.errors import QualityError, ScoringError
 from sentiment_model.exports import write_csv, write_to_label
 from sentiment_model.nested import flatten
@@ -116,44 +116,32 @@ def score(run: ScoringRun) -> ScoringSummary:
     settings = Settings()
     files = {file_key(file): file for file in files_to_score(run)}  # first: a wrong path is known at once
     tracker = Tracker(settings)
-    with TemporaryDirectory(prefix="sentiment-model-") as temporary:
-        (folder := Path(temporary, "model")).mkdir()
-        folder, version = fetch_model(tracker, run.model_uri, folder)
-        description = Predictor.load(folder).description  # a damaged model is known before workers start
-        bundle, shadow, shadow_version, shadow_digest = read_bundle(folder), None, None, None
-        if run.shadow_uri:
-            (second := Path(temporary, "shadow")).mkdir()
-            second, shadow_version = fetch_model(tracker, run.shadow_uri, second)
-            shadow, shadow_digest = read_bundle(second), Predictor.load(second).digest
-    key = scoring_key(run, description.digest, version, shadow_digest)
+    model = _fetch(tracker, run.model_uri)
+    shadow = _fetch(tracker, run.shadow_uri) if run.shadow_uri else None
+    key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     table.recover()
-    shards, splits = plan(table, files, run, settings.store_url)
-    before = table.done()
+    shards, pending, splits = plan(table, files, run, settings.store_url)
     job = ScoringJob(
         table=table.url,
         key=key,
-        files=run.files,
+        run=run,
         sources=files,
         splits=splits,
-        threshold=run.threshold,
-        uncertain_margin=run.uncertain_margin,
-        batch_rows=run.batch_rows,
-        delta=run.output_format == "delta",
-        model_version=version,
-        shadow_version=shadow_version,
+        model_version=model.version,
+        shadow_version=shadow.version if shadow else None,
         metadata={
             "model_uri": run.model_uri,
-            "model_version": version,
-            "model_digest": description.digest,
+            "model_version": model.version,
+            "model_digest": model.description.digest,
             "prefect_flow_run": str(flow_run.id or ""),
             "scoring_key": key,
             "code_version": git_commit() or "",
         },
     )
-    pending = [shard for shard in shards if shard.id not in before]
+    run_id = f"{key}-{_hash(files)}"
     started = time.perf_counter()
-    failures = _score(run, job, settings, (bundle, shadow), pending) if pending else {}
+    failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending) if pending else {}
     seconds = time.perf_counter() - started
     if failures:
         raise ScoringError(_failure(failures, len(pending)))
@@ -163,18 +151,17 @@ def score(run: ScoringRun) -> ScoringSummary:
     counted = [shard for shard in shards if not new or any(piece.file in new for piece in shard.pieces)]
     counts = total(receipts[shard.id] for shard in counted)
     counts.check_complete()
-    run_id = f"{key}-{_hash(files)}"
     table.finish(run_id, receipts.values())
     own = total(receipts[shard.id] for shard in pending)
     paths = table.paths(receipts.values())
     text = mapping_of(run.files).columns.text
-    distances = drift(description.reference, counts.histograms)
+    distances = drift(model.description.reference, counts.histograms)
     summary = ScoringSummary(
         table=table.url,
         scores=paths,
         reused=not pending,
-        model_version=version,
-        shadow_version=shadow_version,
+        model_version=model.version,
+        shadow_version=job.shadow_version,
         files=len(files),
         new_files=len(new & set(files)),
         shards=len(pending),
@@ -203,21 +190,30 @@ def score(run: ScoringRun) -> ScoringSummary:
     return summary
 
 
+class _Model(NamedTuple):
+    """A model that was fetched from the registry."""
+
+    bundle: Bundle
+    description: ModelDescription
+    version: str
+
+
+def _fetch(tracker: Tracker, model_uri: str) -> _Model:
+    with TemporaryDirectory(prefix="sentiment-model-") as temporary:
+        folder, version = fetch_model(tracker, model_uri, Path(temporary))
+        # Loaded once here, so that a damaged model is known before workers start.
+        return _Model(read_bundle(folder), Predictor.load(folder).description, version)
+
+
 def _score(
-    run: ScoringRun,
-    job: ScoringJob,
-    settings: Settings,
-    models: tuple[dict[str, bytes], dict[str, bytes] | None],
-    shards: list[Shard],
+    job: ScoringJob, settings: Settings, models: tuple[Bundle, Bundle | None], shards: list[Shard]
 ) -> dict[str, str]:
     """Score shards on the engine, and show how far it is; return why shards failed, by their name."""
     progress = _Progress(len(shards))
-    if run.engine == "ray":
-        return score_with_ray(job, settings.device, models, shards, run.workers, progress)
-    workers = min(run.workers or default_workers(settings.device), len(shards))
-    with ExitStack() as stack:
-        engine = LocalEngine(partial(ShardWorker, job, settings.device, *models), workers)
-        stack.callback(engine.close)
+    if job.run.engine == "ray":
+        return score_with_ray(job, settings.device, models, shards, job.run.workers, progress)
+    workers = min(job.run.workers or default_workers(settings.device), len(shards))
+    with closing(LocalEngine(partial(ShardWorker, job, settings.device, *models), workers)) as engine:
         return score_locally(engine, shards, workers, progress)
 
 

@@ -37,13 +37,9 @@ class ScoringJob(BaseModel):
     Attributes:
         table: folder or URL of the table of scores.
         key: names the model, the options and how files are read.
-        files: how files are read.
+        run: the options.
         sources: the files by key.
         splits: the splits of large text files by key.
-        threshold: probability from which a review is positive.
-        uncertain_margin: distance from it within which a label is uncertain.
-        batch_rows: rows scored at a time.
-        delta: whether rows go to a Delta table instead of Parquet files.
         model_version: version of the model.
         shadow_version: version of the model that scores beside it, or None.
         metadata: what each file says of its origin.
@@ -53,13 +49,9 @@ class ScoringJob(BaseModel):
 
     table: str
     key: str
-    files: ReviewFiles
+    run: ScoringRun
     sources: dict[str, SourceFile]
     splits: dict[str, DatasetRef]
-    threshold: float
-    uncertain_margin: float
-    batch_rows: int
-    delta: bool
     model_version: str
     shadow_version: str | None
     metadata: dict[str, str]
@@ -204,7 +196,7 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
                 started = time.perf_counter()
                 counts = _score_rows(job, shard, staging, predictor, shadow)
                 counts.check_complete()
-                if job.delta:
+                if job.run.output_format == "delta":
                     append_to_delta(f"{table.url}/delta", shard.id, staging, job.model_version)
                 folder = f"version={job.model_version}/date={datetime.now(UTC).date().isoformat()}"
                 figures = {**counts.model_dump(), "seconds": time.perf_counter() - started}
@@ -245,7 +237,7 @@ def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
                 "others under another name with rescore"
             )
         split = open_dataset(job.splits[piece.file]) if piece.file in job.splits else None
-        for batch in read_piece(piece, job.sources[piece.file], split, job.files, job.batch_rows):
+        for batch in read_piece(piece, job.sources[piece.file], split, job.run.files, job.run.batch_rows):
             yield piece.file, batch
 
 
@@ -263,7 +255,7 @@ def _label(
 ) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
     """Return the labelled rows and the rejects of a batch, and what is to be counted."""
     key, original = read
-    batch, texts = usable_text(original, job.files)
+    batch, texts = usable_text(original, job.run.files)
     scores = predictor.predict(texts)
     has_word = scores["n_tokens"] > 0
     if not has_word.all():
@@ -273,15 +265,15 @@ def _label(
         pl.format("{}-{}", pl.lit(key), batch.origin["row"]).alias("row_id"),
         batch.origin["file"].alias("source_file"),
         batch.origin["row"].alias("source_row"),
-        _labels(job.threshold),
+        _labels(job.run.threshold),
         "probability",
-        ((pl.col("probability") - job.threshold).abs() < job.uncertain_margin).alias("uncertain"),
+        ((pl.col("probability") - job.run.threshold).abs() < job.run.uncertain_margin).alias("uncertain"),
         *(pl.lit(value).alias(name) for name, value in stamp.items()),
     )
     disagreements = 0
     if shadow:
         second = shadow.predict(texts).select(
-            _labels(job.threshold).name.prefix("shadow_"),
+            _labels(job.run.threshold).name.prefix("shadow_"),
             pl.col("probability").alias("shadow_probability"),
             pl.lit(job.shadow_version).alias("shadow_version"),
         )

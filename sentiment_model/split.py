@@ -4,13 +4,14 @@ Compressed files, and CSV with its quoted line breaks, can only be read from the
 costs a fraction of scoring it, and is made once: the parts are a dataset like any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import polars as pl
 
-from sentiment_model.config import ReviewFiles
+from sentiment_model.config import ScoringRun
 from sentiment_model.parts import PartWriter
 from sentiment_model.reviews import QUARANTINE_SCHEMA, Batch
 from sentiment_model.sources.files import SourceFile, read_batches
@@ -18,6 +19,8 @@ from sentiment_model.sources.records import origin
 from sentiment_model.store import Dataset, DatasetWriter, Stage
 
 SPLIT = Stage("split", 1)
+
+SplitRecipe = tuple[dict[str, str], dict[str, Any], Callable[[DatasetWriter], dict[str, Any]]]
 
 ROW = "__row"
 """Column with the number of the row in the file."""
@@ -31,20 +34,26 @@ def split_rows(file: SourceFile) -> float:
     return file.location.size * (_COMPRESSION_RATIO if file.compression else 1) / _ROW_BYTES
 
 
-def is_large_text(file: SourceFile, shard_rows: int) -> bool:
-    """Return whether a file should be split: about two shards or more, and not Parquet already."""
-    return file.format != "parquet" and split_rows(file) >= 2 * shard_rows
+def split_recipes(files: Mapping[str, SourceFile], run: ScoringRun) -> dict[str, SplitRecipe]:
+    """Return what to make of the large text files among some files: those of about two shards or more.
+
+    Args:
+        files: the files by key, which names their content too.
+        run: how they are read and cut.
+
+    Returns:
+        by key, the inputs, the parameters and the writer of the stage :data:`SPLIT`.
+    """
+    reading = run.files.model_dump(mode="json", include={"format", "preset", "columns", "max_text_bytes"})
+    parameters = {**reading, "shard_rows": run.shard_rows}
+    return {
+        key: ({file.name: key}, parameters, partial(_write_split, file=file, run=run))
+        for key, file in files.items()
+        if file.format != "parquet" and split_rows(file) >= 2 * run.shard_rows
+    }
 
 
-def split_identity(file: SourceFile, config: ReviewFiles, shard_rows: int) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the inputs and the parameters that a split depends on."""
-    reading = config.model_dump(mode="json", include={"format", "preset", "columns", "max_text_bytes"})
-    return {file.name: file.location.fingerprint()}, {**reading, "shard_rows": shard_rows}
-
-
-def write_split(
-    writer: DatasetWriter, file: SourceFile, config: ReviewFiles, shard_rows: int, batch_rows: int
-) -> dict[str, Any]:
+def _write_split(writer: DatasetWriter, file: SourceFile, run: ScoringRun) -> dict[str, Any]:
     """Copy a file into Parquet parts of at most `shard_rows` rows, all columns and their row numbers kept.
 
     Rows that cannot be parsed go to the quarantine (role `quarantine`).
@@ -59,13 +68,13 @@ def write_split(
     with ExitStack() as stack:
         quarantine = stack.enter_context(PartWriter(writer, "quarantine", QUARANTINE_SCHEMA))
         part: PartWriter | None = None
-        for batch in read_batches(file, config, min(batch_rows, shard_rows)):
+        for batch in read_batches(file, run.files, min(run.batch_rows, run.shard_rows)):
             quarantine.write(batch.rejects)
             quarantined += len(batch.rejects)
             rows += len(batch.origin)
             table = batch.frame.with_columns(batch.origin["row"].alias(ROW))
             if part is None:
-                part = stack.enter_context(PartWriter(writer, "part", table.schema, part_rows=shard_rows))
+                part = stack.enter_context(PartWriter(writer, "part", table.schema, part_rows=run.shard_rows))
             part.write(table)
         if part is None:
             stack.enter_context(PartWriter(writer, "part", pl.Schema({ROW: pl.Int64()})))

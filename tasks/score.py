@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -10,17 +10,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from sentiment_model.config import ScoringRun
-from sentiment_model.engines import LocalEngine, score_on_ray
+from sentiment_model.engines import Bundle, LocalEngine, score_on_ray
 from sentiment_model.errors import SentimentError
 from sentiment_model.score_table import Plan, Receipt, ScoreTable
 from sentiment_model.scoring import ScoringJob
 from sentiment_model.settings import DeviceName
 from sentiment_model.shards import Shard, cut
 from sentiment_model.sources.files import SourceFile
-from sentiment_model.split import SPLIT, is_large_text, split_identity, write_split
-from sentiment_model.store import DatasetRef, DatasetWriter, open_dataset
+from sentiment_model.split import SPLIT, split_recipes
+from sentiment_model.store import DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker
-from tasks._stage import retry_can_help, run_stage
+from tasks._stage import RETRIES, retry_can_help, run_stage
 
 _TIMEOUT_SECONDS = 7 * 24 * 3600.0
 
@@ -29,10 +29,7 @@ _TIMEOUT_SECONDS = 7 * 24 * 3600.0
     name="fetch model",
     task_run_name="fetch {model_uri}",
     cache_policy=NO_CACHE,  # an alias moves
-    retries=2,
-    retry_delay_seconds=exponential_backoff(5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=retry_can_help,
+    **RETRIES,
     timeout_seconds=3600,
 )
 def fetch_model(tracker: Tracker, model_uri: str, destination: Path) -> tuple[Path, str]:
@@ -45,29 +42,22 @@ def fetch_model(tracker: Tracker, model_uri: str, destination: Path) -> tuple[Pa
     return tracker.fetch_bundle(model_uri, destination)
 
 
-def split_large(files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> dict[str, DatasetRef]:
-    """Split the large text files among some files, given by key; return the splits by key.
+class Planned(NamedTuple):
+    """What there is to score.
 
-    Raises:
-        SourceError: a file cannot be read.
-        StoreError: the store cannot be written.
+    Attributes:
+        shards: all shards that hold rows of the run's files.
+        pending: those that are not done.
+        splits: the splits that these need, by the file's key.
     """
-    splits = {}
-    for key, file in files.items():
-        if is_large_text(file, run.shard_rows):
 
-            def write(writer: DatasetWriter, file: SourceFile = file) -> dict[str, Any]:
-                return write_split(writer, file, run.files, run.shard_rows, run.batch_rows)
-
-            identity = split_identity(file, run.files, run.shard_rows)
-            splits[key] = run_stage(SPLIT, store_url, *identity, write, timeout_seconds=_TIMEOUT_SECONDS)
-    return splits
+    shards: list[Shard]
+    pending: list[Shard]
+    splits: dict[str, DatasetRef]
 
 
 @task(name="plan", task_run_name="plan {table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
-def plan(
-    table: ScoreTable, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str
-) -> tuple[list[Shard], dict[str, DatasetRef]]:
+def plan(table: ScoreTable, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> Planned:
     """Plan the files that nobody has planned yet.
 
     Args:
@@ -76,35 +66,46 @@ def plan(
         run: how they are read and cut.
         store_url: where large text files are split to.
 
-    Returns:
-        the shards that hold rows of these files, done or not, and the splits that those to do need.
-
     Raises:
         SourceError: a file cannot be read.
         StoreError: the store or the table cannot be written.
     """
-    alone = _cancel_groups(table, _uncancelled(table, table.plans()), files)
+    plans = table.plans()
+    alone = _cancel_groups(table, _uncancelled(table, plans), files)
+    splits: dict[str, DatasetRef] = {}
     while True:
-        plans = table.plans()
         shards = _uncancelled(table, plans)
         planned = {piece.file for shard in shards for piece in shard.pieces}
         new = {key: file for key, file in files.items() if key not in planned}
         if not new:
             break
-        splits = {key: open_dataset(ref) for key, ref in split_large(new, run, store_url).items()}
+        splits |= _split({key: file for key, file in new.items() if key not in splits}, run, store_url)
+        parts = {key: open_dataset(ref) for key, ref in splits.items()}
         names = {key: file.name for key, file in new.items()}
-        if table.append(Plan(files=names, shards=cut(new, splits, run.shard_rows, alone)), len(plans)):
+        appended = Plan(files=names, shards=cut(new, parts, run.shard_rows, alone))
+        if table.append(appended, len(plans)):
             get_run_logger().info("Planned %d new files", len(new))
+            plans.append(appended)
+        else:
+            plans = table.plans()
     shards = [shard for shard in shards if any(piece.file in files for piece in shard.pieces)]
     done = table.done()
-    to_split = {
+    pending = [shard for shard in shards if shard.id not in done]
+    planned_before = {
         piece.file: files[piece.file]
-        for shard in shards
-        if shard.id not in done
+        for shard in pending
         for piece in shard.pieces
-        if piece.file in files and (piece.part is not None or piece.rejects)
+        if piece.file in files and piece.file not in splits and (piece.part is not None or piece.rejects)
     }
-    return shards, split_large(to_split, run, store_url)
+    return Planned(shards, pending, splits | _split(planned_before, run, store_url))
+
+
+def _split(files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> dict[str, DatasetRef]:
+    """Split the large text files among some files, given by key; return the splits by key."""
+    return {
+        key: run_stage(SPLIT, store_url, *recipe, timeout_seconds=_TIMEOUT_SECONDS)
+        for key, recipe in split_recipes(files, run).items()
+    }
 
 
 def _uncancelled(table: ScoreTable, plans: list[Plan]) -> list[Shard]:
@@ -170,7 +171,7 @@ def score_locally(
 def score_with_ray(
     job: ScoringJob,
     device: DeviceName,
-    models: tuple[dict[str, bytes], dict[str, bytes] | None],
+    models: tuple[Bundle, Bundle | None],
     shards: list[Shard],
     workers: int,
     on_done: Callable[[Receipt], None],

@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from sentiment_model.bundle import Predictor
-from sentiment_model.config import ScoringRun
+from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.reviews import QUARANTINE_SCHEMA
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, score_shard, scoring_key, total
 from sentiment_model.shards import Shard, cut, file_key
-from sentiment_model.split import SPLIT, is_large_text, split_identity, write_split
+from sentiment_model.split import SPLIT, split_recipes
 from sentiment_model.store import Store
 
 
@@ -33,36 +33,30 @@ class Scored:
         return pl.concat(frames, how="diagonal_relaxed") if frames else QUARANTINE_SCHEMA.to_frame()
 
 
+def run_on(path: Path | None, **options: object) -> ScoringRun:
+    """Return a run on review files; options are its own or those of the files."""
+    own = {name: options.pop(name) for name in list(options) if name in ScoringRun.model_fields}
+    return ScoringRun(files=ReviewFiles(path=str(path) if path else None, **options), **own)
+
+
 def prepare(
-    folder: Path | str, predictor: Predictor, run: ScoringRun, **changes: object
+    folder: Path | str, predictor: Predictor, run: ScoringRun, shadow_version: str | None = None
 ) -> tuple[ScoringJob, list[Shard]]:
     """Return the job and the shards of a run whose table is `folder`; what is split goes to a store beside it."""
     files = {file_key(file): file for file in files_to_score(run)}
     store = Store(f"{folder}-store")
-    splits = {}
-    for key, file in files.items():
-        if is_large_text(file, run.shard_rows):
-            identity = split_identity(file, run.files, run.shard_rows)
-            splits[key], _ = store.materialise(
-                SPLIT,
-                *identity,
-                lambda writer, file=file: write_split(writer, file, run.files, run.shard_rows, run.batch_rows),
-            )
-    fields = {
-        "table": str(folder),
-        "key": scoring_key(run, predictor.digest, "7", None),
-        "files": run.files,
-        "sources": files,
-        "splits": {key: split.ref for key, split in splits.items()},
-        "threshold": run.threshold,
-        "uncertain_margin": run.uncertain_margin,
-        "batch_rows": run.batch_rows,
-        "delta": run.output_format == "delta",
-        "model_version": "7",
-        "shadow_version": None,
-        "metadata": {"model_version": "7"},
-    }
-    return ScoringJob(**{**fields, **changes}), cut(files, splits, run.shard_rows)
+    splits = {key: store.materialise(SPLIT, *recipe)[0] for key, recipe in split_recipes(files, run).items()}
+    job = ScoringJob(
+        table=str(folder),
+        key=scoring_key(run, predictor.digest, "7", None),
+        run=run,
+        sources=files,
+        splits={key: split.ref for key, split in splits.items()},
+        model_version="7",
+        shadow_version=shadow_version,
+        metadata={"model_version": "7"},
+    )
+    return job, cut(files, splits, run.shard_rows)
 
 
 def score_into(folder: Path | str, predictor: Predictor, run: ScoringRun, shadow: Predictor | None = None) -> Scored:

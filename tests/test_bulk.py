@@ -14,7 +14,7 @@ import pandas as pd
 import polars as pl
 import psutil
 import pytest
-from bulk import prepare, published_rows, score_into
+from bulk import prepare, published_rows, run_on, score_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -22,7 +22,7 @@ from tiny import tiny_bundle
 
 from flows.score import ScoringSummary, score
 from sentiment_model.bundle import Predictor
-from sentiment_model.config import DriftConfig, IngestConfig, ReviewFiles, ScoringRun
+from sentiment_model.config import DriftConfig, IngestConfig
 from sentiment_model.drift import EDGES, add, drift, histograms
 from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
 from sentiment_model.errors import QualityError, ScoringError
@@ -38,18 +38,6 @@ WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "
 def reviews(rows: int, start: int = 0) -> pl.DataFrame:
     texts = [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 3 + i % 11)) for i in range(start, start + rows)]
     return pl.DataFrame({"id": range(start, start + rows), "text": texts})
-
-
-def run_on(folder: Path, **options: object) -> ScoringRun:
-    own = {name: options.pop(name) for name in list(options) if name in ScoringRun.model_fields}
-    return ScoringRun(files=ReviewFiles(path=str(folder), **options), **own)
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("bundle")
-    tiny_bundle(folder)
-    return Predictor.load(folder)
 
 
 @pytest.fixture

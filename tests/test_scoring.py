@@ -10,14 +10,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from bulk import score_into
+from bulk import run_on, score_into
 from pydantic import ValidationError
 from tiny import tiny_bundle
 
 from flows._cli import run_cli
 from flows.score import ScoringSummary, score
 from sentiment_model.bundle import VOCABULARY, Predictor
-from sentiment_model.config import Columns, ReviewFiles, ScoringRun
+from sentiment_model.config import Columns, ScoringRun
 from sentiment_model.errors import ModelError, QualityError, SentimentError, SourceError, StoreError
 from sentiment_model.scoring import files_to_score, scoring_key
 from sentiment_model.settings import Settings
@@ -33,23 +33,11 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("bundle")
-    tiny_bundle(folder)
-    return Predictor.load(folder)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A place for review files."""
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
-
-
-def run_on(path: Path | None, **options: object) -> ScoringRun:
-    own = {name: options.pop(name) for name in ScoringRun.model_fields if name in options}
-    return ScoringRun(files=ReviewFiles(path=str(path) if path else None, **options), **own)
 
 
 def published(store: Path) -> list[Path]:
