@@ -22,19 +22,19 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel
 
 from flows._cli import run_cli
+from flows._mlflow import start_mlflow_run
 from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
 from sentiment_model.errors import QualityError, ScoringError
 from sentiment_model.exports import write_csv, write_to_label
-from sentiment_model.nested import flatten
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
 from sentiment_model.settings import Settings
 from sentiment_model.shards import Shard, file_key
 from sentiment_model.sources.columns import mapping_of
-from sentiment_model.tracking import Tracker, git_commit
+from sentiment_model.tracking import Tracker, TrainingRunLog, git_commit
 from tasks.score import fetch_model, plan, score_locally, score_with_ray
 
 DRIFT_EVENT = "sentiment.drift"
@@ -140,11 +140,15 @@ def score(run: ScoringRun) -> ScoringSummary:
         },
     )
     run_id = f"{key}-{_hash(files)}"
-    started = time.perf_counter()
-    failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending) if pending else {}
-    seconds = time.perf_counter() - started
-    if failures:
-        raise ScoringError(_failure(failures, len(pending)))
+    log, seconds = None, 0.0
+    if pending:
+        log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run)
+        with tracker.active(log.run_id):
+            started = time.perf_counter()
+            failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)
+            seconds = time.perf_counter() - started
+            if failures:
+                raise ScoringError(_failure(failures, len(pending)))
     table.recover()  # what other runs' workers left of these shards
     new = {piece.file for shard in pending for piece in shard.pieces}
     receipts = {shard.id: receipt for shard in shards if (receipt := table.receipt(shard.id))}
@@ -183,7 +187,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         if run.to_label and paths
         else None,
     )
-    _report(run, summary, tracker, run_id)
+    _report(run, summary, log)
     counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
@@ -257,17 +261,10 @@ def _drift_message(summary: ScoringSummary) -> str:
     return f"the reviews differ from those that the model was validated on: {figures}"
 
 
-def _report(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id: str) -> None:
+def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None) -> None:
     """Tell MLflow, the Prefect UI, the log and, on drift, whoever waits for the event."""
     link = ""
-    if not summary.reused:
-        log = tracker.start_run(
-            "sentiment-scoring",
-            run_id,
-            name=str(flow_run.name or "score"),
-            params=flatten(run.model_dump(mode="json")),
-            tags={"prefect.flow_run": str(flow_run.id or ""), "prefect.url": str(flow_run.ui_url or "")},
-        )
+    if log:
         log.log_metrics(_metrics(summary))
         link = f"\nMLflow run `{log.run_id}`\n"
     create_markdown_artifact(_markdown(run, summary) + link, key="scores", description="What was scored")

@@ -10,14 +10,13 @@ from tempfile import TemporaryDirectory
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
-from prefect.utilities.urls import url_for
 from pydantic import BaseModel
 
 from flows._cli import run_cli
+from flows._mlflow import start_mlflow_run
 from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import TrainingRun
 from sentiment_model.evaluation import ChampionModel
-from sentiment_model.nested import flatten
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, open_dataset
 from sentiment_model.tracking import Tracker
@@ -72,14 +71,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     tokens = tokenize(cleaned, run.tokenize)
     config = resolve_processes(run.train, settings.device)
     fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, config))
-    log = tracker.start_run(
-        run.model_name,
-        fingerprint,
-        name=str(flow_run.name or "train"),
-        params=flatten(run.model_dump(mode="json")),
-        tags={"prefect.flow_run": str(flow_run.id or "")},
-        origin=url_for("flow-run", flow_run.id) if flow_run.id else None,
-    )
+    log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, run.model, config, tracker, log.run_id)
     peer = baseline(cleaned)

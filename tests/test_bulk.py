@@ -275,6 +275,7 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     (logged,) = champion._client.search_runs(
         [champion._client.get_experiment_by_name("sentiment-scoring").experiment_id]  # type: ignore[union-attr]
     )
+    assert logged.info.status == "FINISHED"
     assert logged.data.metrics["scored"] == 1020
     assert logged.data.metrics["psi_tokens"] == pytest.approx(summary.drift["tokens"].psi)
     assert logged.data.params["shard_rows"] == "200"
