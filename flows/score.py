@@ -4,6 +4,7 @@ Run it with ``python -m flows.score --files.path PATH``; ``--help`` lists what c
 """
 
 import hashlib
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from sentiment_model.drift import Drift, drift
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
 from sentiment_model.errors import QualityError, ScoringError
 from sentiment_model.exports import write_csv, write_to_label
+from sentiment_model.report import markdown_link
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
 from sentiment_model.settings import Settings
@@ -187,7 +189,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         if run.to_label and paths
         else None,
     )
-    _report(run, summary, log)
+    _report(run, summary, log, tracker)
     counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
@@ -261,13 +263,12 @@ def _drift_message(summary: ScoringSummary) -> str:
     return f"the reviews differ from those that the model was validated on: {figures}"
 
 
-def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None) -> None:
+def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None, tracker: Tracker) -> None:
     """Tell MLflow, the Prefect UI, the log and, on drift, whoever waits for the event."""
-    link = ""
     if log:
         log.log_metrics(_metrics(summary))
-        link = f"\nMLflow run `{log.run_id}`\n"
-    create_markdown_artifact(_markdown(run, summary) + link, key="scores", description="What was scored")
+    text = _markdown(run, summary, tracker, log.run_id if log else None)
+    create_markdown_artifact(text, key="scores", description="What was scored")
     logger = get_run_logger()
     logger.info(
         "%s %d of %d rows with version %s, %.1f %% positive; %d quarantined; in %s",
@@ -299,7 +300,7 @@ def _metrics(summary: ScoringSummary) -> dict[str, float]:
     }
 
 
-def _markdown(run: ScoringRun, summary: ScoringSummary) -> str:
+def _markdown(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id: str | None) -> str:
     rows: dict[str, Any] = {
         "Files, new of all": f"{summary.new_files:,} of {summary.files:,}",
         "Rows read": f"{summary.rows_in:,}",
@@ -320,8 +321,13 @@ def _markdown(run: ScoringRun, summary: ScoringSummary) -> str:
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
     warning = f"\n**Drift:** {_drift_message(summary)}\n" if summary.drifted else ""
     files = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
+    if run_id:
+        files.append(markdown_link(f"MLflow run {run_id}", tracker.run_url(run_id)))
+    registered = re.match(r"models:/([^/@]+)", run.model_uri)
+    page = registered and tracker.version_url(registered[1], summary.model_version)
+    model = markdown_link(f"version {summary.model_version}", page)
     return (
-        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, version {summary.model_version}\n{warning}\n"
+        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
         f"| | |\n| --- | ---: |\n{table}\n\n" + "\n\n".join(file for file in files if file) + "\n"
     )
 

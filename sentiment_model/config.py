@@ -381,3 +381,9 @@ class ScoringRun(Config):
         if self.files.path is None:
             raise ValueError("name the reviews to score with files.path")
         return self
+
+    @model_validator(mode="after")
+    def _exports_parquet(self) -> "ScoringRun":
+        if self.output_format == "delta" and (self.csv or self.to_label):
+            raise ValueError("csv and to_label are written from `parquet` output; query the delta table instead")
+        return self

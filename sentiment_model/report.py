@@ -243,6 +243,11 @@ def markdown_cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
+def markdown_link(text: str, url: str | None) -> str:
+    """Return text that leads to a page, or the bare text where there is no page."""
+    return f"[{text}]({url})" if url else text
+
+
 def _settings(values: dict[str, Any]) -> dict[str, str]:
     """Return parameters or counts as text, without those that are not set."""
     return {

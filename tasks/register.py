@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sentiment_model.evaluation import Evaluation, Scores
 from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.gate import GateDecision
-from sentiment_model.report import markdown_cell
+from sentiment_model.report import markdown_cell, markdown_link
 from sentiment_model.store import Dataset, DatasetRef, open_dataset
 from sentiment_model.tracking import DATA_TAG, RegisteredVersion, Tracker, git_commit
 from tasks._stage import RETRIES
@@ -113,12 +113,8 @@ def _markdown(
     yield "| rule | | why |\n| --- | --- | --- |"
     for rule in decision.rules:
         yield f"| {rule.name} | {'passed' if rule.passed else 'failed'} | {markdown_cell(rule.reason)} |"
-    yield f"\n- Model: {_link(f'{name} version {version}', tracker.version_url(name, version))}"
-    yield f"- Metrics, report and figures: {_link(f'MLflow run {run_id}', tracker.run_url(run_id))}"
-
-
-def _link(text: str, url: str | None) -> str:
-    return f"[{text}]({url})" if url else text
+    yield f"\n- Model: {markdown_link(f'{name} version {version}', tracker.version_url(name, version))}"
+    yield f"- Metrics, report and figures: {markdown_link(f'MLflow run {run_id}', tracker.run_url(run_id))}"
 
 
 def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:

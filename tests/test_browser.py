@@ -133,6 +133,12 @@ def test_an_analyst_scores_files_from_the_form(page: Page, servers: Servers) -> 
     page.get_by_text("Artifacts", exact=True).click()
     page.get_by_role("link", name="scores").first.click()
     expect(page.get_by_text("Rows read")).to_be_visible()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="version 1", exact=True).click()
+    expect(opened.value).to_have_url(f"{servers.mlflow}/#/models/sentiment/versions/1")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="MLflow run").click()
+    expect(opened.value.get_by_text("reviews_per_second").first).to_be_visible(timeout=60 * SECOND)
 
 
 def test_the_form_refuses_a_wrong_value_and_names_the_field(page: Page, servers: Servers) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -18,6 +19,7 @@ from bulk import prepare, published_rows, run_on, score_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 from tiny import tiny_bundle
 
 from flows.score import ScoringSummary, score
@@ -193,6 +195,12 @@ def test_ray_gives_the_same_even_if_a_worker_is_killed(inbox: Path, tmp_path: Pa
     assert_frame_equal(
         on_ray.drop("scored_at"), local.drop("scored_at"), check_row_order=False, check_column_order=False, abs_tol=1e-6
     )
+
+
+@pytest.mark.parametrize("export", [{"csv": True}, {"to_label": 5}])
+def test_exports_that_a_delta_table_does_not_have_are_refused(inbox: Path, export: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="query the delta table instead"):
+        run_on(inbox, output_format="delta", **export)
 
 
 def test_a_delta_table_holds_each_row_once(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from servers import newest_artifact, object_store
 
+from flows._cli import run_cli
 from flows.tidy import tidy
 from sentiment_model.config import TidyRun
 from sentiment_model.errors import StoreError
@@ -242,7 +243,7 @@ def test_the_flow_deletes_nothing_unless_told(store: Store, prefect_server: None
     artifact = newest_artifact("tidy")
     assert str(artifact.description).startswith("Would delete 1 of 1 things, 0.0 MB in all")
     assert str(made.ref) in str(artifact.data)
-    tidy(TidyRun(dry_run=False))
+    assert run_cli(TidyRun, tidy, ["--no-dry-run"]) == 0
     assert store.find("ingest", made.ref.fingerprint) is None
 
 

@@ -158,10 +158,10 @@ class Served:
             found = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
         return "\n".join(record.message for record in found)
 
-    def long_training(self, **changes: object) -> dict[str, Any]:
-        """Return a training that is long enough to be disturbed."""
-        train = tiny_training("")["train"] | {"epochs": 25, "patience": 25, "checkpoint_seconds": 0.5} | changes
-        return tiny_training(self.reviews, train=train)
+    def long_training(self, seed: int, epochs: int = 100) -> dict[str, Any]:
+        """Return a training that is long enough to be disturbed: a hundred epochs take half a minute."""
+        longer = {"epochs": epochs, "patience": epochs, "checkpoint_seconds": 0.5, "seed": seed}
+        return tiny_training(self.reviews, train=tiny_training("")["train"] | longer)
 
     def wait_until_it_trains(self, run: UUID) -> None:
         """Wait for the first checkpoint that is younger than the run; an earlier one may have left others."""
@@ -308,9 +308,10 @@ def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
 
 @pytest.mark.slow
 def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: Served) -> None:
-    first = served.start_run("train/nightly-training", **served.long_training(seed=1))
+    # It is killed below; until then it must not end, however long the second one takes to be looked at.
+    first = served.start_run("train/nightly-training", **served.long_training(seed=1, epochs=1000))
     served.wait_until_it_trains(first)
-    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
+    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)))
     assert second.state is not None
     assert second.state.is_cancelled()
 
@@ -318,7 +319,7 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     (training,) = served.process("worker").children()
     for process in [*training.children(recursive=True), training]:
         process.kill()
-    assert served.finish(first, seconds=60).state.is_crashed()  # type: ignore[union-attr]
+    assert served.finish(first).state.is_crashed()  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
@@ -353,6 +354,7 @@ def test_a_server_restarts_during_a_run(served: Served, name: str) -> None:
     run = served.start_run("train/ad-hoc-training", **served.long_training(seed=3 if name == "mlflow" else 4))
     served.wait_until_it_trains(run)
     server = served.process(name)
+    assert served.state_of(run) == "Running"
     for process in [*server.children(recursive=True), server]:
         process.kill()
     served.make("serve")
