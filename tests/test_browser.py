@@ -128,8 +128,7 @@ def test_an_analyst_scores_files_from_the_form(page: Page, servers: Servers) -> 
     picture(page, "form")
     page.get_by_role("button", name="Submit").click()
     page.locator("a[href*='/runs/flow-run/']").first.click()
-    expect(page.get_by_text("Completed").first).to_be_visible(timeout=240 * SECOND)
-    page.reload()  # a page that was open during the run does not fetch artifacts that were made since
+    expect(page.get_by_text("Completed", exact=True)).to_be_visible(timeout=240 * SECOND)
     page.get_by_text("Artifacts", exact=True).click()
     page.get_by_role("link", name="scores").first.click()
     expect(page.get_by_text("Rows read")).to_be_visible()
