@@ -34,6 +34,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_unauthenticated_are_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_with_a_password_models_are_registered_and_fetched(
     settings: Settings, settings_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_two_processes_train_like_one_on_the_same_global_batches(
     assert not (tmp_path / "model" / "job.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_same_probabilities_of_unlabelled_reviews(tokens: DatasetRef, tmp_path: Path) -> None:
     one, _ = train(job(tokens, tmp_path / "one", self_training=True, epochs=1))
     two, _ = train(job(tokens, tmp_path / "two", self_training=True, epochs=1, processes=2))
@@ -175,6 +176,7 @@ def test_a_killed_training_goes_on_to_the_same_result(
     assert [m["validation_loss"] for m in history] == [m.validation_loss for m in alone[0].epochs]
 
 
+@pytest.mark.slow
 def test_processes_end_when_the_one_that_started_them_is_killed(tokens: DatasetRef, tmp_path: Path) -> None:
     whole, expected = train(job(tokens, tmp_path / "whole", processes=2))
     killed = job(tokens, tmp_path / "killed", processes=2, checkpoint_seconds=0)
