@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from prefect.automations import AutomationCore, EventTrigger, Posture, RunDeployment
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, Log
 from servers import free_port, wait_for, webhook
 from tiny import REVIEWS, tiny_reviews, tiny_training
 
@@ -153,10 +153,12 @@ class Served:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log(run)}\n{self.logs()}") from error
 
-    def log(self, run: UUID) -> str:
+    def records(self, run: UUID) -> list[Log]:
         with self.client() as client:
-            found = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
-        return "\n".join(record.message for record in found)
+            return client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
+
+    def log(self, run: UUID) -> str:
+        return "\n".join(record.message for record in self.records(run))
 
     def long_training(self, seed: int, epochs: int = 100) -> dict[str, Any]:
         """Return a training that is long enough to be disturbed: a hundred epochs take half a minute."""
@@ -320,6 +322,25 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     for process in [*training.children(recursive=True), training]:
         process.kill()
     assert served.finish(first).state.is_crashed()  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_two_trainings_never_share_the_gpu(served: Served) -> None:
+    deployments = ("train/nightly-training", "train/ad-hoc-training")
+    runs = [
+        served.start_run(name, **served.long_training(seed=seed, epochs=30))
+        for seed, name in enumerate(deployments, start=6)
+    ]
+    trained = []
+    for run in runs:
+        assert served.finish(run).state.is_completed(), served.log(run)  # type: ignore[union-attr]
+        epochs = [record.timestamp for record in served.records(run) if record.message.startswith("Epoch ")]
+        assert len(epochs) == 30
+        trained.append((min(epochs), max(epochs)))
+    (_, end), (begin, _) = sorted(trained)
+    assert end < begin
+    flows = [served.run(run) for run in runs]
+    assert max(run.start_time for run in flows) < end  # both had started, so one waited  # type: ignore[type-var]
 
 
 @pytest.mark.slow
