@@ -4,7 +4,6 @@ Run it with ``python -m flows.score --files.path PATH``; ``--help`` lists what c
 """
 
 import hashlib
-import re
 import sys
 import threading
 import time
@@ -320,15 +319,14 @@ def _markdown(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
     warning = f"\n**Drift:** {_drift_message(summary)}\n" if summary.drifted else ""
-    files = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
+    places = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
     if run_id:
-        files.append(markdown_link(f"MLflow run {run_id}", tracker.run_url(run_id)))
-    registered = re.match(r"models:/([^/@]+)", run.model_uri)
-    page = registered and tracker.version_url(registered[1], summary.model_version)
-    model = markdown_link(f"version {summary.model_version}", page)
+        places.append(markdown_link(f"MLflow run {run_id}", tracker.run_url(run_id)))
+    version = summary.model_version
+    model = markdown_link(f"version {version}", tracker.model_url(run.model_uri, version))
     return (
         f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
-        f"| | |\n| --- | ---: |\n{table}\n\n" + "\n\n".join(file for file in files if file) + "\n"
+        f"| | |\n| --- | ---: |\n{table}\n\n" + "\n\n".join(place for place in places if place) + "\n"
     )
 
 

@@ -76,6 +76,7 @@ _SIGNATURE = ModelSignature(
 _EXAMPLE = {"text": ["A quiet film that stays with you.", "Two hours that I want back."]}
 _CONNECT_SECONDS = 10
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
+_REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")  # name, and alias or version
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,11 @@ class Tracker:
         """Return the page of a registered version, or None where MLflow is a database and so has no pages."""
         return self._pages and f"{self._pages}/models/{name}/versions/{version}"
 
+    def model_url(self, model_uri: str, version: str) -> str | None:
+        """Return the page of the version that a URI was found to name, or None where it names no registered one."""
+        registered = _REGISTERED.fullmatch(model_uri)
+        return self.version_url(registered[1], version) if registered else None
+
     @contextmanager
     def active(self, run_id: str) -> Iterator[None]:
         """Mark a run as running, and sample the machine's load into it, while the block lasts.
@@ -373,7 +379,7 @@ class Tracker:
             TrackingError: MLflow cannot be reached.
         """
         version = None
-        if registered := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri):
+        if registered := _REGISTERED.fullmatch(model_uri):
             name, alias, number = registered.groups()
             version = self._version(name, alias, number)
             model_uri = f"models:/{name}/{version}"

@@ -168,6 +168,13 @@ def test_the_artifact_leads_to_the_model_version(page: Page, servers: Servers) -
     expect(opened.value.get_by_text("bundle_digest").first).to_be_visible(timeout=60 * SECOND)
 
 
+def test_only_a_registered_version_has_a_page(servers: Servers) -> None:
+    tracker = Tracker(Settings())
+    page = f"{servers.mlflow}/#/models/sentiment/versions/1"
+    assert tracker.model_url("models:/sentiment@champion", "1") == tracker.model_url("models:/sentiment/1", "1") == page
+    assert tracker.model_url("models:/m-0123456789abcdef", "0123456789ab") is None  # the digest of a logged model
+
+
 def test_the_mlflow_run_leads_to_the_prefect_run(page: Page, servers: Servers) -> None:
     started_by = newest_run("register only")
     origin = str(url_for("flow-run", started_by.id))

@@ -313,7 +313,7 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     # It is killed below; until then it must not end, however long the second one takes to be looked at.
     first = served.start_run("train/nightly-training", **served.long_training(seed=1, epochs=1000))
     served.wait_until_it_trains(first)
-    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)))
+    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
     assert second.state is not None
     assert second.state.is_cancelled()
 
@@ -321,7 +321,7 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     (training,) = served.process("worker").children()
     for process in [*training.children(recursive=True), training]:
         process.kill()
-    assert served.finish(first).state.is_crashed()  # type: ignore[union-attr]
+    assert served.finish(first, seconds=60).state.is_crashed()  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
