@@ -47,6 +47,19 @@ def unit(name: str, instance: str = "") -> list[str]:
     return [str(Path(sys.executable).parent / Path(program).name), *arguments]
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("name", ["sentiment-prefect", "sentiment-mlflow", "sentiment-worker@gpu"])
+def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
+    template, at, _ = name.partition("@")
+    text = (UNITS / f"{template}{at}.service").read_text()
+    here = text.replace("/opt/sentiment-pipeline/.venv/bin", str(Path(sys.executable).parent))
+    assert here != text
+    (tmp_path / f"{name}.service").write_text(here)
+    verify = ["systemd-analyze", "--man=no", "verify", str(tmp_path / f"{name}.service")]
+    verified = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")  # what it does not know it only tells
+
+
 def postgresql_program(name: str) -> str:
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) or [Path(shutil.which(name) or "")]
     if not installed[-1].name:
