@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,8 @@ class StartError(SentimentError):
 class ProcessFolder:
     """The processes started from one folder; a context, in which no second command can start or stop any.
 
-    Each leaves a file with its id and the time at which it started: the id alone may belong to a stranger by now.
+    Each leaves a file with its id and its command: the id alone may belong to a stranger by now. (Its time of start
+    would tell too, but moves with the clock.)
 
     Args:
         folder: of the process files.
@@ -78,9 +80,7 @@ class ProcessFolder:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in this terminal is not meant for it
             )
-        self._file(name).write_text(
-            json.dumps({"pid": process.pid, "started": process.create_time(), "command": list(command)})
-        )
+        self._file(name).write_text(json.dumps({"pid": process.pid, "command": list(command)}))
 
     def wait(self, name: str, is_ready: Callable[[float], bool]) -> None:
         """Wait until a process is ready.
@@ -102,16 +102,11 @@ class ProcessFolder:
         raise StartError(f"{name} ended while it started; its log is {self._log(name)}")
 
     def stop(self, name: str) -> bool:
-        """End a process and what it started; return whether it ran."""
+        """End what a process started, and then the process; return whether it ran."""
         process = self._running(name)
         if process is not None:
-            family = [process, *process.children(recursive=True)]
-            process.terminate()
-            deadline = time.monotonic() + _STOP_SECONDS
-            while any(map(_lives, family)) and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-            for member in filter(_lives, family):
-                member.kill()
+            _end(process.children(recursive=True))  # a run tells Prefect that it was ended; its worker would not let it
+            _end([process])
         self._file(name).unlink(missing_ok=True)
         return process is not None
 
@@ -119,8 +114,8 @@ class ProcessFolder:
         try:
             record = self._record(name)
             process = psutil.Process(record["pid"])
-            is_ours = abs(process.create_time() - record["started"]) < 1.0
-        except (FileNotFoundError, psutil.NoSuchProcess):
+            is_ours = process.cmdline()[1:] == record["command"][1:]  # some systems name the interpreter otherwise
+        except (FileNotFoundError, psutil.NoSuchProcess, psutil.AccessDenied):
             return None
         return process if is_ours and _lives(process) else None
 
@@ -132,6 +127,18 @@ class ProcessFolder:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while any(map(_lives, processes)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    for process in filter(_lives, processes):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _lives(process: psutil.Process) -> bool:

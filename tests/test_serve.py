@@ -57,11 +57,36 @@ def test_a_stranger_with_the_same_id_is_left_alone(processes: ProcessFolder, tmp
     process = start(processes, tmp_path)
     file = tmp_path / "serve" / "sleeper.json"
     ours = file.read_text()
-    file.write_text(json.dumps(json.loads(ours) | {"started": process.create_time() - 3600}))
+    file.write_text(json.dumps(json.loads(ours) | {"command": ["python", "-m", "ended", "long", "ago"]}))
     assert not processes.is_running("sleeper", SLEEP)
     assert not processes.stop("sleeper")
     assert process.is_running()
     file.write_text(ours)
+
+
+PARENT = """
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+signal.signal(signal.SIGTERM, lambda *_: (child.kill(), sys.exit()))
+child.wait()
+"""
+CHILD = """
+import pathlib, signal, sys, time
+def end(*_):
+    time.sleep(0.5)
+    pathlib.Path("told").touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_what_a_process_started_can_say_that_it_was_ended(processes: ProcessFolder, tmp_path: Path) -> None:
+    processes.start("sleeper", [sys.executable, "-c", PARENT, CHILD], tmp_path, os.environ)
+    wait_for((tmp_path / "ready").exists, "the child")
+    assert processes.stop("sleeper")
+    assert (tmp_path / "told").exists()
 
 
 def test_what_ends_at_once_is_told(processes: ProcessFolder, tmp_path: Path) -> None:
@@ -291,7 +316,7 @@ def test_drift_starts_a_training(served: Served) -> None:
         with served.client() as client:
             return [run.id for run in client.read_flow_runs() if run.id not in before and run.deployment_id == training]
 
-    wait_for(lambda: bool(started()), "the training that drift starts", 60)
+    wait_for(lambda: bool(started()), "the training that drift starts")
     assert served.finish(started()[0]).state.is_completed()  # type: ignore[union-attr]
 
 
@@ -299,13 +324,13 @@ def test_drift_starts_a_training(served: Served) -> None:
 def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
     refused = tiny_training(served.reviews, gate={"baseline_margin": 1.0})
     assert served.finish(served.start_run("train/ad-hoc-training", **refused)).state.is_completed()  # type: ignore[union-attr]
-    wait_for(lambda: any("is not champion" in text for text in served.messages), "the message", 60)
+    wait_for(lambda: any("is not champion" in text for text in served.messages), "the message")
     (told,) = [text for text in served.messages if "is not champion" in text]
     assert "of the linear baseline" in told
 
     missing = served.start_run("score/ad-hoc-scoring", files={"path": str(served.state / "nothing.csv")})
     assert served.finish(missing).state.is_failed()  # type: ignore[union-attr]
-    wait_for(lambda: any("nothing.csv" in text for text in served.messages), "the message", 60)
+    wait_for(lambda: any("nothing.csv" in text for text in served.messages), "the message")
 
 
 @pytest.mark.slow
@@ -313,7 +338,7 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     # It is killed below; until then it must not end, however long the second one takes to be looked at.
     first = served.start_run("train/nightly-training", **served.long_training(seed=1, epochs=1000))
     served.wait_until_it_trains(first)
-    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)), seconds=60)
+    second = served.finish(served.start_run("train/nightly-training", **served.long_training(seed=2)))
     assert second.state is not None
     assert second.state.is_cancelled()
 
@@ -321,21 +346,21 @@ def test_a_second_nightly_run_is_cancelled_and_a_killed_one_is_noticed(served: S
     (training,) = served.process("worker").children()
     for process in [*training.children(recursive=True), training]:
         process.kill()
-    assert served.finish(first, seconds=60).state.is_crashed()  # type: ignore[union-attr]
+    assert served.finish(first).state.is_crashed()  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
 def test_two_trainings_never_share_the_gpu(served: Served) -> None:
     deployments = ("train/nightly-training", "train/ad-hoc-training")
     runs = [
-        served.start_run(name, **served.long_training(seed=seed, epochs=30))
+        served.start_run(name, **served.long_training(seed=seed, epochs=60))
         for seed, name in enumerate(deployments, start=6)
     ]
     trained = []
     for run in runs:
         assert served.finish(run).state.is_completed(), served.log(run)  # type: ignore[union-attr]
         epochs = [record.timestamp for record in served.records(run) if record.message.startswith("Epoch ")]
-        assert len(epochs) == 30
+        assert len(epochs) == 60
         trained.append((min(epochs), max(epochs)))
     (_, end), (begin, _) = sorted(trained)
     assert end < begin
@@ -384,6 +409,8 @@ def test_a_server_restarts_during_a_run(served: Served, name: str) -> None:
 
 @pytest.mark.slow
 def test_state_survives_a_restart(served: Served) -> None:
+    training = served.start_run("train/ad-hoc-training", **served.long_training(seed=8, epochs=1000))
+    served.wait_until_it_trains(training)
     processes = [
         process for name in SERVICES for process in (served.process(name), *served.process(name).children(True))
     ]
@@ -394,5 +421,6 @@ def test_state_survives_a_restart(served: Served) -> None:
     assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert "Nothing was running" in served.make("stop")
     served.make("serve")
+    assert served.run(training).state.is_crashed()  # type: ignore[union-attr]
     assert len(MlflowClient(served.mlflow).search_model_versions()) == versions
     assert served.ended_runs() >= runs
