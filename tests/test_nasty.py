@@ -28,7 +28,7 @@ def ingested(path: Path, **options: object) -> tuple[Rows, Rows]:
         config = IngestConfig(source="files", path=str(path), max_bad_share=1.0, **options)
         write_reviews(DatasetWriter(Path(folder)), config)
         reviews, rejects = (pl.read_parquet(f"{folder}/{role}-*.parquet") for role in ("part", "quarantine"))
-    places = [(file, int(row)) for file, _, row in map(lambda made: made.rpartition(":"), reviews["review_id"])]
+    places = [(file, int(row)) for file, _, row in (made.rpartition(":") for made in reviews["review_id"])]
     return dict(zip(places, reviews["text"], strict=True)), reasons(rejects)
 
 
