@@ -47,6 +47,7 @@ from sentiment_model.training import EpochMetrics
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FINGERPRINT_TAG = "sentiment.fingerprint"
+FLOW_RUN_TAG = "prefect.flow_run"
 DATA_TAG = "data."  # the start of the tags that name what a version was made from
 DIGEST_TAG = "bundle_digest"
 ROLLED_BACK_TAG = "rolled_back_at"
@@ -453,15 +454,29 @@ class Tracker:
                 if run.run_id not in registered
             ]
 
+    def unfinished_runs(self) -> dict[str, str]:
+        """Return the runs that have not ended, by id, each with the id of the flow run that started it last."""
+        with _mlflow_errors():
+            return {
+                run.info.run_id: run.data.tags[FLOW_RUN_TAG]
+                for run in self._training_runs("attributes.status = 'RUNNING'")
+                if run.data.tags.get(FLOW_RUN_TAG)
+            }
+
+    def end_run(self, run_id: str) -> None:
+        """Mark a run as killed; a training that is started again goes on with it all the same."""
+        with _mlflow_errors():
+            self._client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
+
     def delete_run(self, run_id: str) -> None:
         """Delete a run as MLflow does: it can be restored until `mlflow gc` removes its files."""
         with _mlflow_errors():
             self._client.delete_run(run_id)
 
-    def _training_runs(self) -> list[Run]:
-        """Return the runs of this pipeline's trainings, in whatever experiment."""
+    def _training_runs(self, only: str = "") -> list[Run]:
+        """Return the runs of this pipeline, in whatever experiment, that one of MLflow's filters lets through."""
         experiments = [found.experiment_id for found in _all_pages(self._client.search_experiments)]
-        runs = _all_pages(lambda **page: self._client.search_runs(experiments, **page)) if experiments else []
+        runs = _all_pages(lambda **page: self._client.search_runs(experiments, only, **page)) if experiments else []
         return [run for run in runs if FINGERPRINT_TAG in run.data.tags]
 
     def rival(self, name: str, digest: str, destination: Path) -> tuple[Path, str] | None:

@@ -8,20 +8,29 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelled, Crashed, Running
 from tiny import REVIEWS, tiny_reviews, tiny_training
 
+from flows._mlflow import start_mlflow_run
 from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.lineage import training_command
+from sentiment_model.settings import Settings
 from sentiment_model.store import open_dataset
+from sentiment_model.tracking import FLOW_RUN_TAG, Tracker
+
+STATES = {"crashed": Crashed, "cancelled": Cancelled, "running": Running}
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +199,26 @@ def test_killed_in_the_middle_of_an_epoch(reviews: Path, tmp_path: Path, prefect
     (resumed,) = client.search_runs([experiment.experiment_id])
     assert resumed.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(resumed.info.run_id, "validation_loss")] == [0, 1]
+
+
+def test_the_next_run_ends_the_mlflow_runs_of_crashed_ones(settings_in: Path, prefect_server: None) -> None:
+    tracker = Tracker(Settings())
+
+    @flow(name="any flow")
+    def run() -> None:
+        start_mlflow_run(tracker, "sentiment", "new", TrainingRun())
+
+    with get_client(sync_client=True) as prefect:
+        flow_runs = {name: str(prefect.create_flow_run(run, state=state()).id) for name, state in STATES.items()}
+    flow_runs["unknown"] = str(uuid4())
+    tags = {name: {FLOW_RUN_TAG: flow_run} for name, flow_run in flow_runs.items()}
+    started = {name: tracker.start_run("sentiment", name, name=name, params={}, tags=tags[name]) for name in tags}
+    run()
+    client = MlflowClient(Settings().mlflow_tracking_uri)
+    assert {name: client.get_run(log.run_id).info.status for name, log in started.items()} == {
+        "crashed": "KILLED",
+        "cancelled": "KILLED",
+        "running": "RUNNING",
+        "unknown": "RUNNING",
+    }
+    assert client.get_run(str(tracker.find_run("sentiment", "new"))).info.status == "RUNNING"
