@@ -167,10 +167,12 @@ def _alert_block(client: SyncPrefectClient) -> UUID | None:
 def _apply_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
     # An update sends only the fields that were set, but needs all but the owner, the types of triggers and actions too.
     automation = AutomationCore.model_validate(automation.model_dump(exclude={"owner_resource"}))
-    if existing := client.read_automations_by_name(automation.name):
-        client.update_automation(existing[0].id, automation)
-    else:
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
         client.create_automation(automation)
+    # An update makes the server forget what it waits for, such as the next sign of life of a run that has just died.
+    elif AutomationCore.model_validate(existing[0].model_dump(exclude={"id", "owner_resource"})) != automation:
+        client.update_automation(existing[0].id, automation)
 
 
 def main() -> int:
