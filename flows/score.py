@@ -123,6 +123,9 @@ def score(run: ScoringRun) -> ScoringSummary:
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     table.recover()
     shards, pending, splits = plan(table, files, run, settings.store_url)
+    dataset = _hash(files)
+    run_id = f"{key}-{dataset}"
+    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if pending else None
     job = ScoringJob(
         table=table.url,
         key=key,
@@ -135,15 +138,15 @@ def score(run: ScoringRun) -> ScoringSummary:
             "model_uri": run.model_uri,
             "model_version": model.version,
             "model_digest": model.description.digest,
+            "dataset": dataset,
             "prefect_flow_run": str(flow_run.id or ""),
+            "mlflow_run": log.run_id if log else "",
             "scoring_key": key,
             "code_version": git_commit() or "",
         },
     )
-    run_id = f"{key}-{_hash(files)}"
-    log, seconds = None, 0.0
-    if pending:
-        log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run)
+    seconds = 0.0
+    if log:
         with tracker.active(log.run_id):
             started = time.perf_counter()
             failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)

@@ -1,5 +1,6 @@
 """Scores as CSV: for spreadsheets, and for people who label."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,15 @@ import polars as pl
 
 from sentiment_model.objects import Objects
 
-_FORMULA = r"^[=+\-@\t\r＝＋－＠]"
+_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 """What makes a spreadsheet take a text for a formula, see OWASP's page on CSV injection."""
 
 
 def write_csv(objects: Objects, path: str, paths: Sequence[str]) -> str:
     """Write the rows of Parquet files as one CSV file; return its path or URL.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front. Nested columns become JSON.
+    A text or a column's name that a spreadsheet would take for a formula gets an apostrophe in front. Nested columns
+    become JSON.
 
     Args:
         objects: the table of scores.
@@ -58,11 +60,15 @@ def _harmless(frame: pl.LazyFrame) -> pl.LazyFrame:
         elif dtype == pl.Binary():
             column = column.bin.encode("base64")
         elif dtype != pl.String():
-            columns.append(column)
+            columns.append(column.alias(_harmless_name(name)))
             continue
         guarded = pl.when(column.str.contains(_FORMULA)).then(pl.concat_str(pl.lit("'"), column)).otherwise(column)
-        columns.append(guarded.alias(name))
+        columns.append(guarded.alias(_harmless_name(name)))
     return frame.select(columns)
+
+
+def _harmless_name(name: str) -> str:
+    return f"'{name}" if re.match(_FORMULA, name) else name
 
 
 def _write(objects: Objects, path: str, frame: pl.LazyFrame) -> str:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
+from servers import newest_artifact
 from tiny import tiny_bundle
 
 from flows.score import ScoringSummary, score
@@ -32,7 +33,7 @@ from sentiment_model.ingest import write_reviews
 from sentiment_model.score_table import Receipt
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetWriter
-from sentiment_model.tracking import Tracker
+from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, git_commit
 
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
 
@@ -287,6 +288,13 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     assert logged.data.metrics["scored"] == 1020
     assert logged.data.metrics["psi_tokens"] == pytest.approx(summary.drift["tokens"].psi)
     assert logged.data.params["shard_rows"] == "200"
+    assert newest_artifact("scoring-progress").data == 100.0
+
+    metadata = pl.read_parquet_metadata(summary.scores[0])
+    assert metadata["model_uri"] == "models:/sentiment@champion"
+    assert metadata["prefect_flow_run"] == logged.data.tags[FLOW_RUN_TAG]
+    assert metadata["mlflow_run"] == logged.info.run_id
+    assert metadata["code_version"] == git_commit()
 
     with pytest.raises(QualityError, match=r"differ from those .* tokens \(PSI"):
         score(run.model_copy(update={"drift": DriftConfig(min_rows=100, action="fail")}))
@@ -331,12 +339,23 @@ def test_csv_is_safe_to_open(tmp_path: Path, predictor: Predictor, settings_in: 
     from sentiment_model.exports import write_csv
 
     (tmp_path / "in").mkdir()
-    texts = ["=cmd|' /C calc'!A0 good", "+1 good", "-1 good", "@SUM(A1) good", "good", "＝1 good", "\tgood"]
-    frame = pl.DataFrame({"text": texts, "amount": range(-3, 4), "tags": [["a", "b"]] * 7, "raw": [b"\xff"] * 7})
+    texts = [
+        "=cmd|' /C calc'!A0 good",
+        "+1 good",
+        "-1 good",
+        "@SUM(A1) good",
+        "good",
+        "＝1 good",
+        "\tgood",
+        "\n=1 good",
+    ]
+    frame = pl.DataFrame({"text": texts, "amount": range(-3, 5), "tags": [["a", "b"]] * 8, "raw": [b"\xff"] * 8})
+    frame = frame.with_columns(pl.lit("x").alias("=1+1"), pl.lit(2).alias("@2"))
     frame.write_parquet(tmp_path / "in" / "a.parquet")
     scored = score_into(tmp_path / "table", predictor, run_on(tmp_path / "in"))
     path = write_csv(scored.table.objects, "csv/x.csv", scored.table.paths(scored.receipts))
     rows = pd.read_csv(path)
     assert list(rows["text"]) == [f"'{text}" if text != "good" else text for text in texts]
-    assert list(rows["amount"]) == list(range(-3, 4))
+    assert list(rows["amount"]) == list(range(-3, 5))
+    assert {"'=1+1", "'@2"} < set(rows.columns)
     assert json.loads(rows["tags"][0]) == ["a", "b"]
