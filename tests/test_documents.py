@@ -1,7 +1,11 @@
 """What the documents say exists: commands parse, files, targets and settings are there."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,9 +126,24 @@ def test_every_error_of_the_operations_table_is_in_the_code() -> None:
         assert message in foreign or all(part.strip() in pattern for part in message.split("...")), message
 
 
-def test_github_and_pre_commit_files_parse() -> None:
-    for path in [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]:
-        assert yaml.safe_load(path.read_text()), path
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    makefile = (ROOT / "Makefile").read_text()
-    assert all(f"\n{hook['entry'].removeprefix('make ')}:" in makefile for hook in hooks)
+def test_issue_templates_parse() -> None:
+    for path in ROOT.glob(".github/**/*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys(), path
+        assert all(field["attributes"]["label"] for field in form["body"]), path
+
+
+@pytest.mark.parametrize("outcome", ["true", "false"])
+def test_what_lint_refuses_is_not_committed(tmp_path: Path, outcome: str) -> None:
+    def run(*command: str) -> int:
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode
+
+    environment = os.environ | {"PRE_COMMIT_HOME": str(tmp_path / "cache"), "GIT_CONFIG_GLOBAL": os.devnull}
+    shutil.copy(ROOT / ".pre-commit-config.yaml", tmp_path)
+    (tmp_path / "Makefile").write_text(f"lint:\n\t{outcome}\n")
+    (tmp_path / "a.py").touch()
+    assert run("git", "init") == 0
+    assert run(sys.executable, "-m", "pre_commit", "install") == 0
+    assert run("git", "add", ".") == 0
+    commit = run("git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--message=a")
+    assert (commit == 0) == (outcome == "true")
