@@ -1,4 +1,4 @@
-"""What the Prefect UI's form makes of the training flow's parameters."""
+"""What the Prefect UI's form makes of the flows' parameters."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
+from flows.score import score
 from flows.train import train
-from sentiment_model.config import TrainingRun
+from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.profiles import PROFILES
 
 SCHEMA = train.parameters.model_dump()
-DEFINITIONS = SCHEMA["definitions"]
+SCORING = score.parameters.model_dump()
+DEFINITIONS = SCHEMA["definitions"] | SCORING["definitions"]
 
 
 def fields() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -36,6 +38,13 @@ def test_a_form_that_nobody_filled_in_runs_the_defaults() -> None:
     sent = {"run": untouched(SCHEMA["properties"]["run"])}
     validate(sent, SCHEMA, raise_on_error=True)
     assert train.validate_parameters(sent)["run"] == TrainingRun()
+
+
+def test_a_form_with_only_the_path_filled_in_scores_it() -> None:
+    sent = {"run": untouched(SCORING["properties"]["run"])}
+    sent["run"]["files"]["path"] = "inbox"
+    validate(sent, SCORING, raise_on_error=True)
+    assert score.validate_parameters(sent)["run"] == ScoringRun(files=ReviewFiles(path="inbox"))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -90,5 +99,24 @@ def test_whole_runs_are_accepted_too(profile: Any) -> None:
 def test_wrong_values_are_refused_by_name(section: str, field: str, value: Any, message: str) -> None:
     with pytest.raises(ValidationError) as refused:
         validate({"run": {section: {field: value}}}, SCHEMA, raise_on_error=True)
+    assert f"run.{section}" in str(refused.value)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"threshold": 1}, "1 is greater than or equal to the maximum of 1"),
+        ({"output_format": "csv"}, "'csv' is not one of ['parquet', 'delta']"),
+        ({"rescore": "in may"}, "'in may' does not match"),
+        ({"files": {"max_text_bytes": 0}}, "0 is less than the minimum of 1"),
+        ({"drift": {"action": "stop"}}, "'stop' is not one of ['warn', 'fail']"),
+        ({"csv": "yes"}, "'yes' is not of type 'boolean'"),
+    ],
+)
+def test_wrong_values_of_a_scoring_are_refused_by_name(run: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        validate({"run": run}, SCORING, raise_on_error=True)
+    (section,) = run
     assert f"run.{section}" in str(refused.value)
     assert message in str(refused.value)
