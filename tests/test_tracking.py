@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -307,6 +308,15 @@ def test_a_short_lock_of_the_database_is_waited_for(tracker: Tracker, settings_i
     finally:
         release.join()
         other.close()
+
+
+@pytest.mark.slow
+def test_a_long_lock_of_the_database_is_told(tracker: Tracker, settings_in: Path) -> None:
+    with closing(sqlite3.connect(settings_in / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match="database is locked") as caught:
+            start(tracker)
+    assert "\n" not in str(caught.value)
 
 
 def test_requirements_name_releases_without_the_build() -> None:
