@@ -3,12 +3,14 @@
 import os
 
 # Unless the user wants it otherwise: nothing that runs here reports to anybody, and a Prefect server keeps on disk who
-# holds a concurrency limit. In memory a restart would forget that, and the limit would stay taken for ever.
+# holds a concurrency limit. In memory a restart would forget that, and the limit would stay taken for ever. A temporary
+# server of Prefect's may take minutes to start on a busy machine, not 20 s.
 # The libraries read this when they are imported.
 for _name, _value in {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
 }.items():
     os.environ.setdefault(_name, _value)
