@@ -81,7 +81,7 @@ def options_of(model: type[BaseModel], prefix: str = "") -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_to_files(document: Path) -> None:
     text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text):
         path, _, anchor = target.partition("#")
         if path.startswith(("http://", "https://")):
             continue
@@ -90,6 +90,11 @@ def test_links_lead_to_files(document: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), flags=re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_picture_is_shown() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert all(str(path.relative_to(ROOT)) in text for path in (ROOT / "docs" / "images").iterdir())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
