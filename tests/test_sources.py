@@ -343,6 +343,8 @@ def test_listing(tmp_path):
             list_files(str(path), "auto")
     with pytest.raises(SourceError, match="no review files in"):
         list_files(str(tmp_path), "tsv")
+    (tmp_path / "e.csv").symlink_to(tmp_path / "gone.csv")
+    assert "e.csv" not in names(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="there is no file at"):
         list_files(str(tmp_path / "empty"), "auto")

@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -174,8 +174,12 @@ def _find_local(path: str) -> Found:
 
 
 def _local(root: str, names: list[str]) -> tuple[Location, ...]:
-    found = ((name, Path(root, name).stat()) for name in sorted(names))
-    return tuple(Location(root, Path(name).as_posix(), stat.st_size, None, stat.st_mtime) for name, stat in found)
+    found = []
+    for name in sorted(names):
+        with suppress(FileNotFoundError):  # taken away or renamed since it was listed, or a link to nothing
+            stat = Path(root, name).stat()
+            found.append(Location(root, Path(name).as_posix(), stat.st_size, None, stat.st_mtime))
+    return tuple(found)
 
 
 def _find_objects(url: str) -> Found:
