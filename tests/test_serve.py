@@ -421,11 +421,10 @@ def test_state_survives_a_restart(served: Served) -> None:
     ]
     versions = len(MlflowClient(served.mlflow).search_model_versions())
     runs = served.ended_runs()
-    assert runs
     assert "Stopped worker, mlflow, prefect" in served.make("stop")
     assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert "Nothing was running" in served.make("stop")
     served.make("serve")
     assert served.run(training).state.is_crashed()  # type: ignore[union-attr]
     assert len(MlflowClient(served.mlflow).search_model_versions()) == versions
-    assert served.ended_runs() >= runs
+    assert served.ended_runs() >= runs | {training}
