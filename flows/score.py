@@ -27,14 +27,15 @@ from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
-from sentiment_model.errors import QualityError, ScoringError
+from sentiment_model.errors import NoReviewsError, QualityError, ScoringError
 from sentiment_model.exports import write_csv, write_to_label
-from sentiment_model.report import markdown_link
+from sentiment_model.report import markdown_cell, markdown_link
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
 from sentiment_model.settings import Settings
 from sentiment_model.shards import Shard, file_key
 from sentiment_model.sources.columns import mapping_of
+from sentiment_model.sources.files import SourceFile
 from sentiment_model.tracking import Tracker, TrainingRunLog, git_commit
 from tasks.score import fetch_model, plan, score_locally, score_with_ray
 
@@ -47,6 +48,7 @@ class ScoringSummary(BaseModel):
     Attributes:
         table: folder or URL of the table of scores.
         scores: its files with the rows of this run's files.
+        nothing: why there was nothing to score, or None; all figures are 0 then.
         reused: whether all files had been scored before; the figures are those of then.
         model_version: version of the model in the registry.
         shadow_version: version of the model beside it.
@@ -72,6 +74,7 @@ class ScoringSummary(BaseModel):
 
     table: str
     scores: list[str]
+    nothing: str | None
     reused: bool
     model_version: str
     shadow_version: str | None
@@ -106,7 +109,8 @@ def score(run: ScoringRun) -> ScoringSummary:
     """Label review files with a registered model, each review once.
 
     What this version has labelled with the same options is not labelled again. Of a run that was stopped, or in which
-    shards failed, the next run does what is left.
+    shards failed, the next run does what is left. Where the path is there but holds no review files, or none that was
+    changed in the time named, there is nothing to score, which is no error.
 
     Args:
         run: which files, with which model.
@@ -115,7 +119,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
     settings = Settings()
-    files = {file_key(file): file for file in files_to_score(run)}  # first: a wrong path is known at once
+    files, nothing = _files(run)  # first: a wrong path is known at once
     tracker = Tracker(settings)
     model = _fetch(tracker, run.model_uri)
     shadow = _fetch(tracker, run.shadow_uri) if run.shadow_uri else None
@@ -159,7 +163,8 @@ def score(run: ScoringRun) -> ScoringSummary:
     counted = [shard for shard in shards if not new or any(piece.file in new for piece in shard.pieces)]
     counts = total(receipts[shard.id] for shard in counted)
     counts.check_complete()
-    table.finish(run_id, receipts.values())
+    if files:
+        table.finish(run_id, receipts.values())
     own = total(receipts[shard.id] for shard in pending)
     paths = table.paths(receipts.values())
     text = mapping_of(run.files).columns.text
@@ -167,7 +172,8 @@ def score(run: ScoringRun) -> ScoringSummary:
     summary = ScoringSummary(
         table=table.url,
         scores=paths,
-        reused=not pending,
+        nothing=nothing,
+        reused=bool(files) and not pending,
         model_version=model.version,
         shadow_version=job.shadow_version,
         files=len(files),
@@ -192,10 +198,19 @@ def score(run: ScoringRun) -> ScoringSummary:
         else None,
     )
     _report(run, summary, log, tracker)
-    counts.check_quality(run.files)
+    if files:
+        counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
     return summary
+
+
+def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], str | None]:
+    """Return the files to score by key, and why there are none."""
+    try:
+        return {file_key(file): file for file in files_to_score(run)}, None
+    except NoReviewsError as error:
+        return {}, str(error)
 
 
 class _Model(NamedTuple):
@@ -272,6 +287,9 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
     text = _markdown(run, summary, tracker, log.run_id if log else None)
     create_markdown_artifact(text, key="scores", description="What was scored")
     logger = get_run_logger()
+    if summary.nothing:
+        logger.info("Nothing to score: %s", summary.nothing)
+        return
     logger.info(
         "%s %d of %d rows with version %s, %.1f %% positive; %d quarantined; in %s",
         "Nothing new: an earlier run labelled" if summary.reused else "Labelled",
@@ -322,6 +340,8 @@ def _markdown(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
     warning = f"\n**Drift:** {_drift_message(summary)}\n" if summary.drifted else ""
+    if summary.nothing:
+        heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
     places = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
     if run_id:
         places.append(markdown_link(f"MLflow run {run_id}", tracker.run_url(run_id)))

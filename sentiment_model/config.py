@@ -383,6 +383,12 @@ class ScoringRun(Config):
         return self
 
     @model_validator(mode="after")
+    def _has_time(self) -> "ScoringRun":
+        if self.modified_from and self.modified_before and self.modified_from >= self.modified_before:
+            raise ValueError("modified_from must be before modified_before")
+        return self
+
+    @model_validator(mode="after")
     def _exports_parquet(self) -> "ScoringRun":
         if self.output_format == "delta" and (self.csv or self.to_label):
             raise ValueError("csv and to_label are written from `parquet` output; query the delta table instead")

@@ -17,6 +17,10 @@ class SourceError(SentimentError):
     """A source of reviews is missing, unreadable, unsafe, or holds nothing usable."""
 
 
+class NoReviewsError(SourceError):
+    """The folder or prefix is there, but holds no review files, or none of those that are wanted."""
+
+
 class QualityError(SentimentError):
     """Too large a share of the rows is unusable, or what is left cannot train or test a classifier."""
 

@@ -17,7 +17,7 @@ from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.delta import append_to_delta
 from sentiment_model.drift import add, histograms
-from sentiment_model.errors import QualityError, SourceError
+from sentiment_model.errors import NoReviewsError, QualityError, SourceError
 from sentiment_model.parts import PartWriter
 from sentiment_model.reviews import QUARANTINE_SCHEMA, Batch
 from sentiment_model.score_table import Receipt, ScoreTable, Staging
@@ -140,14 +140,15 @@ def files_to_score(run: ScoringRun) -> list[SourceFile]:
     """Return the files that a run names, those changed in its range of time.
 
     Raises:
-        SourceError: there are no review files at the path, or none was changed in that time.
+        NoReviewsError: the path is there, but no review file, or none that was changed in that time.
+        SourceError: there is no such path.
     """
     files = list_files(str(run.files.path), run.files.format)
     start = run.modified_from.timestamp() if run.modified_from else float("-inf")
     end = run.modified_before.timestamp() if run.modified_before else float("inf")
     chosen = [file for file in files if start <= file.location.modified < end]
     if not chosen:
-        raise SourceError(f"none of the {len(files):,} files in {run.files.path} was changed in the time named")
+        raise NoReviewsError(f"none of the {len(files):,} files in {run.files.path} was changed in the time named")
     return chosen
 
 

@@ -19,8 +19,8 @@ from bulk import prepare, published_rows, run_on, score_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from prefect.client.orchestration import get_client
 from pydantic import ValidationError
+from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
 from flows.score import ScoringSummary, score
@@ -288,9 +288,7 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     assert logged.data.metrics["scored"] == 1020
     assert logged.data.metrics["psi_tokens"] == pytest.approx(summary.drift["tokens"].psi)
     assert logged.data.params["shard_rows"] == "200"
-    with get_client(sync_client=True) as prefect:  # of the flow itself, which newest_artifact does not find
-        found = prefect.request("POST", "/artifacts/latest/filter", json={}).json()
-    assert [each["data"] for each in found if each["key"] == "scoring-progress"] == [100.0]
+    assert newest_artifact_of_a_flow("scoring-progress") == 100.0
 
     metadata = pl.read_parquet_metadata(summary.scores[0])
     assert metadata["model_uri"] == "models:/sentiment@champion"

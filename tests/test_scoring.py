@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from bulk import run_on, score_into
 from pydantic import ValidationError
+from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
 from flows._cli import run_cli
@@ -19,6 +20,7 @@ from flows.score import ScoringSummary, score
 from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.config import Columns, ScoringRun
 from sentiment_model.errors import ModelError, QualityError, SentimentError, SourceError, StoreError
+from sentiment_model.report import markdown_cell
 from sentiment_model.scoring import files_to_score, scoring_key
 from sentiment_model.settings import Settings
 from sentiment_model.shards import file_key
@@ -255,9 +257,45 @@ def test_the_flow_scores_with_the_champion_and_reuses_what_it_did(champion: Path
 
     named: ScoringSummary = score(run_on(folder, rescore="again"))
     assert named.scored == 6
+
+
+def test_the_flow_completes_where_there_is_nothing_to_score(
+    champion: Path, folder: Path, settings_in: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     late = datetime.now(UTC) + timedelta(days=1)
-    with pytest.raises(SourceError, match="none of the 2 files"):
-        score(run_on(folder, modified_from=late))
+    cases = [
+        (run_on(folder), f"there are no files in {folder}"),
+        (run_on(folder / "*.csv", csv=True, to_label=5), f"no file matches {folder}/*.csv"),
+        (run_on(folder), f"no review files in {folder}: no name ends in"),
+        (run_on(folder, modified_from=late), f"none of the 1 files in {folder} was changed in the time named"),
+    ]
+    for number, (run, reason) in enumerate(cases):
+        if number == 2:
+            (folder / "README").touch()
+        if number == 3:
+            (folder / "a.csv").write_text("text\ngood\n")
+        summary: ScoringSummary = score(run)
+        assert (summary.nothing or "").startswith(reason)
+        assert (summary.files, summary.rows_in, summary.scored, summary.shards, summary.scores) == (0, 0, 0, 0, [])
+        assert (summary.reused, summary.csv, summary.to_label, summary.model_version) == (False, None, None, "1")
+        assert caplog.messages[-2] == f"Nothing to score: {summary.nothing}"
+        text = newest_artifact_of_a_flow("scores")
+        assert text.startswith("# Nothing to score\n")
+        assert markdown_cell(reason) in text
+    assert [path for path in (settings_in / "store").rglob("*") if path.is_file()] == []
+
+    (folder / "a.csv").unlink()
+    (folder / "README").unlink()
+    folder.rmdir()
+    for run in (run_on(folder), run_on(folder / "*.csv")):
+        with pytest.raises(SourceError, match="there is no file at"):
+            score(run)
+
+
+def test_a_time_that_ends_before_it_begins_is_refused(folder: Path) -> None:
+    now = datetime.now(UTC)
+    with pytest.raises(ValidationError, match="modified_from must be before modified_before"):
+        run_on(folder, modified_from=now, modified_before=now)
 
 
 @pytest.fixture

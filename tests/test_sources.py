@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from sentiment_model.config import Columns, ReviewFiles
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.reviews import QUARANTINE_SCHEMA
 from sentiment_model.sources.files import list_files, read_batches, usable_text
 
@@ -337,17 +337,34 @@ def test_listing(tmp_path):
     for path, message in [
         (tmp_path / "README.md", "cannot tell the format of .*README.md"),
         (tmp_path / "nothing.csv", "there is no file at"),
-        (tmp_path / "*.tsv", "there is no file at"),
+        (tmp_path / "gone" / "*.csv", "there is no file at"),
     ]:
         with pytest.raises(SourceError, match=message):
             list_files(str(path), "auto")
-    with pytest.raises(SourceError, match="no review files in"):
+    with pytest.raises(NoReviewsError, match="no file matches"):
+        list_files(str(tmp_path / "*.tsv"), "auto")
+    with pytest.raises(NoReviewsError, match="no review files in"):
         list_files(str(tmp_path), "tsv")
     (tmp_path / "e.csv").symlink_to(tmp_path / "gone.csv")
     assert "e.csv" not in names(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="there is no file at"):
+    with pytest.raises(NoReviewsError, match="there are no files in"):
         list_files(str(tmp_path / "empty"), "auto")
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.csv"])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(pattern):
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, into which only its owner may look
+        Path(folder).chmod(0)
+        owner = os.geteuid()
+        if owner == 0:
+            os.seteuid(65534)  # root may list everything
+        try:
+            with pytest.raises(SourceError, match=r"cannot list .*Permission denied; check"):
+                list_files(folder + pattern, "auto")
+        finally:
+            os.seteuid(owner)
+            Path(folder).chmod(0o700)
 
 
 def test_fingerprint_is_of_the_content(tmp_path):

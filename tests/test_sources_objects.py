@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 from servers import object_store
 
 from sentiment_model.config import Columns, IngestConfig
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.ingest import source_fingerprints, write_reviews
 from sentiment_model.sources.files import list_files
 from sentiment_model.store import DatasetWriter
@@ -73,5 +73,25 @@ def test_listing(dump, path, names):
 def test_what_is_not_there_is_named(dump):
     with pytest.raises(SourceError, match="there is no file at s3://reviews/nothing"):
         list_files("s3://reviews/nothing", "auto")
+    with pytest.raises(SourceError, match=r"there is no file at s3://reviews/nothing/\*\.csv"):
+        list_files("s3://reviews/nothing/*.csv", "auto")
     with pytest.raises(SourceError, match=r"cannot list s3://no-such-bucket/a.csv: .*; check the URL"):
         list_files("s3://no-such-bucket/a.csv", "auto")
+
+
+@pytest.mark.parametrize("name", [".keep", "_SUCCESS"])
+def test_a_prefix_stays_while_an_object_is_below_it(dump, name):
+    inbox = f"s3://reviews/inbox-{name.strip('._')}"
+    obstore.put(from_url(inbox), name, b"")
+    with pytest.raises(NoReviewsError, match="there are no files in"):
+        list_files(inbox, "auto")
+    with pytest.raises(NoReviewsError, match="no file matches"):
+        list_files(f"{inbox}/*.csv", "auto")
+
+
+def test_a_bucket_is_there_without_an_object(dump):
+    with object_store("empty") as environment, pytest.MonkeyPatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        with pytest.raises(NoReviewsError, match="there are no files in s3://empty"):
+            list_files("s3://empty", "auto")

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, cast
 import polars as pl
 
 from sentiment_model.config import FileFormat, ReviewFiles
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, Batch, Fault
 from sentiment_model.sources.columns import mapping_of, text_column
 from sentiment_model.sources.delimited import read_delimited
@@ -59,7 +59,8 @@ def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
     In a folder or below a URL's prefix, files whose names do not end like the format's are left out.
 
     Raises:
-        SourceError: there is none, or a file that the path names has an ending that tells no format.
+        NoReviewsError: the path is there, but no review file.
+        SourceError: there is no such path, or a file that it names has an ending that tells no format.
     """
     found = find(path)
     files = []
@@ -77,7 +78,9 @@ def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
         elif by_ending and file_format in ("auto", by_ending):
             files.append(SourceFile(location, by_ending, compression))
     if not files:
-        raise SourceError(f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)")
+        raise NoReviewsError(
+            f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)"
+        )
     return files
 
 

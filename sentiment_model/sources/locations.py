@@ -12,12 +12,13 @@ from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.objects import first_line
 from sentiment_model.store import sha256_of
 
@@ -127,50 +128,73 @@ class _ObjectFile(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Found:
-    """Files at a path; `by_name` tells whether the path names them (a file, a glob) or their folder."""
+    """Files at a path.
+
+    Attributes:
+        locations: the files.
+        by_name: whether the path names them (a file, a glob), or their folder.
+        exists: whether there is such a file or folder; for a glob, the folder before its first wildcard.
+    """
 
     locations: tuple[Location, ...]
     by_name: bool
+    exists: bool = True
 
 
 def find(path: str) -> Found:
     """Return the files at a local path, glob or folder, or at an object-store URL, sorted by name.
 
     Folders are searched to any depth; what starts with a dot or an underscore is left out (`.git`,
-    `_SUCCESS`). In a URL a `*` matches `/` too.
+    `_SUCCESS`). In a URL a `*` matches `/` too. A prefix exists where an object lies below it, also one that is left
+    out; a bucket always does.
 
     Raises:
-        SourceError: there is nothing, or it cannot be listed.
+        NoReviewsError: the folder is there, but no file in it, or none that matches the glob.
+        SourceError: there is no such path, or it cannot be listed.
     """
     if path.startswith("file://"):
         path = path.removeprefix("file://")
     found = _find_objects(path) if re.match(r"^[a-z][a-z0-9+]*://", path) else _find_local(path)
-    if not found.locations:
+    if not found.exists:
         raise SourceError(f"there is no file at {path}; name a file, a glob, a folder or an object-store URL")
+    if not found.locations:
+        raise NoReviewsError(f"no file matches {path}" if found.by_name else f"there are no files in {path}")
     return found
 
 
 def _find_local(path: str) -> Found:
     target = Path(path).absolute()
-    if target.is_dir():
-        names = [
-            os.path.relpath(os.path.join(folder, file), target)  # noqa: PTH118  (os.walk speaks strings)
-            for folder, _, files in os.walk(target)
-            for file in files
-        ]
-        names = [name for name in names if not _is_hidden(name)]
-        return Found(_local(str(target), names), by_name=False)
-    if target.exists():
-        return Found(_local(str(target.parent), [target.name]), by_name=True)
-    if _WILDCARD.search(path):
+    try:
+        if target.is_dir():
+            _check_listable(target)
+            names = [
+                os.path.relpath(os.path.join(folder, file), target)  # noqa: PTH118  (os.walk speaks strings)
+                for folder, _, files in os.walk(target)
+                for file in files
+            ]
+            names = [name for name in names if not _is_hidden(name)]
+            return Found(_local(str(target), names), by_name=False)
+        if target.exists():
+            return Found(_local(str(target.parent), [target.name]), by_name=True)
+        if not _WILDCARD.search(path):
+            return Found((), by_name=True, exists=False)
         root = Path(*takewhile(lambda part: not _WILDCARD.search(part), target.parts))
+        if not root.is_dir():
+            return Found((), by_name=True, exists=False)
+        _check_listable(root)
         names = [
             os.path.relpath(match, root)
             for match in glob.iglob(str(target), recursive=True)  # noqa: PTH207  (the pattern may be absolute)
             if Path(match).is_file()
         ]
         return Found(_local(str(root), names), by_name=True)
-    return Found((), by_name=True)
+    except OSError as error:
+        raise SourceError(f"cannot list {path}: {error.strerror}; check the path and its permissions") from error
+
+
+def _check_listable(folder: Path) -> None:
+    """Raise OSError where a folder cannot be listed, which looks empty to what walks through it."""
+    os.scandir(folder).close()
 
 
 def _local(root: str, names: list[str]) -> tuple[Location, ...]:
@@ -188,7 +212,7 @@ def _find_objects(url: str) -> Found:
             root = url[: match.start()].rpartition("/")[0]
             pattern = url[len(root) + 1 :]
             objects = [meta for meta in _list(root) if fnmatchcase(meta["path"], pattern)]
-            return Found(_objects(root, objects), by_name=True)
+            return Found(_objects(root, objects), by_name=True, exists=bool(objects) or _is_prefix(root))
         root, _, name = url.rpartition("/")
         if name and not root.endswith(("/", ":")):
             try:
@@ -197,7 +221,8 @@ def _find_objects(url: str) -> Found:
             except FileNotFoundError:
                 pass  # not an object: the prefix of some
         root = url.rstrip("/")
-        return Found(_objects(root, [meta for meta in _list(root) if not _is_hidden(meta["path"])]), by_name=False)
+        objects = [meta for meta in _list(root) if not _is_hidden(meta["path"])]
+        return Found(_objects(root, objects), by_name=False, exists=bool(objects) or _is_prefix(root))
     except (BaseError, OSError, ValueError) as error:
         raise SourceError(f"cannot list {url}: {first_line(error)}; check the URL and the credentials") from error
 
@@ -205,6 +230,11 @@ def _find_objects(url: str) -> Found:
 def _list(root: str) -> Iterator["ObjectMeta"]:
     for page in obstore.list(from_url(root)):
         yield from page
+
+
+def _is_prefix(root: str) -> bool:
+    is_bucket = not urlsplit(root).path.strip("/")
+    return is_bucket or next(_list(root), None) is not None
 
 
 def _version(meta: "ObjectMeta") -> str:
