@@ -17,6 +17,8 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from pydantic import BaseModel
@@ -99,6 +101,7 @@ class ScoringSummary(BaseModel):
 
 
 def _run_name() -> str:
+    """Return what is known before the run begins; :func:`_rename` says it better."""
     run = ScoringRun.model_validate(flow_run.parameters["run"])
     model = run.model_uri.removeprefix("models:/")
     return f"score {run.files.path} with {model} {datetime.now(UTC).date().isoformat()}"
@@ -122,6 +125,7 @@ def score(run: ScoringRun) -> ScoringSummary:
     files, nothing = _files(run)  # first: a wrong path is known at once
     tracker = Tracker(settings)
     model = _fetch(tracker, run.model_uri)
+    _rename(_name(run, len(files), model.version))
     shadow = _fetch(tracker, run.shadow_uri) if run.shadow_uri else None
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
@@ -203,6 +207,21 @@ def score(run: ScoringRun) -> ScoringSummary:
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
     return summary
+
+
+def _name(run: ScoringRun, files: int, version: str) -> str:
+    """Return what runs: `score 12 files champion v7`; without an alias, the model's name or URI in its place."""
+    name, _, alias = run.model_uri.removeprefix("models:/").partition("@")
+    return f"score {files:,} file{'' if files == 1 else 's'} {alias or name.removesuffix(f'/{version}')} v{version[:8]}"
+
+
+def _rename(name: str) -> None:
+    """Give this flow run another name, in Prefect and for what asks for it from here on."""
+    context = FlowRunContext.get()
+    if context and context.flow_run:
+        with get_client(sync_client=True) as prefect:
+            prefect.update_flow_run(context.flow_run.id, name=name)
+        context.flow_run.name = name
 
 
 def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], str | None]:

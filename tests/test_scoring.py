@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from bulk import run_on, score_into
+from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
@@ -290,6 +291,25 @@ def test_the_flow_completes_where_there_is_nothing_to_score(
     for run in (run_on(folder), run_on(folder / "*.csv")):
         with pytest.raises(SourceError, match="there is no file at"):
             score(run)
+
+
+def test_runs_are_named_by_files_and_model(champion: Path, folder: Path) -> None:
+    def name(**options: object) -> str:
+        flow_run = score(run_on(folder, **options), return_state=True).state_details.flow_run_id
+        with get_client(sync_client=True) as prefect:
+            return prefect.read_flow_run(flow_run).name
+
+    assert name() == "score 0 files champion v1"
+    (folder / "a.csv").write_text("text\ngood\n")
+    assert name() == "score 1 file champion v1"
+    tracker = Tracker(Settings())
+    (scoring,) = tracker._client.search_runs(
+        [tracker._client.get_experiment_by_name("sentiment-scoring").experiment_id]  # type: ignore[union-attr]
+    )
+    assert scoring.info.run_name == "score 1 file champion v1"
+    (folder / "b.csv").write_text("text\nbad\n")
+    assert name(model_uri="models:/sentiment/1") == "score 2 files sentiment v1"
+    assert name(model_uri="models:/sentiment@best").startswith(f"score {folder} with sentiment@best")  # there is none
 
 
 def test_a_time_that_ends_before_it_begins_is_refused(folder: Path) -> None:
