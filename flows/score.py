@@ -7,7 +7,8 @@ import hashlib
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from obstore.exceptions import BaseError
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
@@ -29,7 +31,7 @@ from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
-from sentiment_model.errors import NoReviewsError, QualityError, ScoringError
+from sentiment_model.errors import NoReviewsError, QualityError, ScoringError, SentimentError
 from sentiment_model.exports import write_csv, write_to_label
 from sentiment_model.report import markdown_cell, markdown_link
 from sentiment_model.score_table import Receipt, ScoreTable
@@ -42,6 +44,7 @@ from sentiment_model.tracking import Tracker, TrainingRunLog, git_commit
 from tasks.score import fetch_model, plan, score_locally, score_with_ray
 
 DRIFT_EVENT = "sentiment.drift"
+_FAILURES_SHOWN = 100
 
 
 class ScoringSummary(BaseModel):
@@ -56,7 +59,8 @@ class ScoringSummary(BaseModel):
         shadow_version: version of the model beside it.
         files: files that the run names.
         new_files: of these, those that had not been scored before; the figures below are theirs.
-        shards: shards that this run scored.
+        shards: shards that this run was to score.
+        failures: why shards of these failed, by their name; the figures below are those of the others.
         rows_in: rows read.
         scored: rows labelled.
         quarantined: rows that could not be labelled.
@@ -83,6 +87,7 @@ class ScoringSummary(BaseModel):
     files: int
     new_files: int
     shards: int
+    failures: dict[str, str]
     rows_in: int
     scored: int
     quarantined: int
@@ -153,55 +158,59 @@ def score(run: ScoringRun) -> ScoringSummary:
             "code_version": git_commit() or "",
         },
     )
+    failures: dict[str, str] = {}
     seconds = 0.0
-    if log:
-        with tracker.active(log.run_id):
+    with tracker.active(log.run_id) if log else nullcontext(), _raising(failures, len(pending)):
+        if pending:
             started = time.perf_counter()
-            failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)
+            failures |= _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)
             seconds = time.perf_counter() - started
-            if failures:
-                raise ScoringError(_failure(failures, len(pending)))
-    table.recover()  # what other runs' workers left of these shards
-    new = {piece.file for shard in pending for piece in shard.pieces}
-    receipts = {shard.id: receipt for shard in shards if (receipt := table.receipt(shard.id))}
-    counted = [shard for shard in shards if not new or any(piece.file in new for piece in shard.pieces)]
-    counts = total(receipts[shard.id] for shard in counted)
-    counts.check_complete()
-    if files:
-        table.finish(run_id, receipts.values())
-    own = total(receipts[shard.id] for shard in pending)
-    paths = table.paths(receipts.values())
-    text = mapping_of(run.files).columns.text
-    distances = drift(model.description.reference, counts.histograms)
-    summary = ScoringSummary(
-        table=table.url,
-        scores=paths,
-        nothing=nothing,
-        reused=bool(files) and not pending,
-        model_version=model.version,
-        shadow_version=job.shadow_version,
-        files=len(files),
-        new_files=len(new & set(files)),
-        shards=len(pending),
-        rows_in=counts.rows_in,
-        scored=counts.scored,
-        quarantined=counts.quarantined,
-        reasons=counts.reasons,
-        positive_share=counts.positives / max(1, counts.scored),
-        uncertain_share=counts.uncertain / max(1, counts.scored),
-        disagreement_share=counts.disagreements / max(1, counts.scored) if shadow else None,
-        unknown_share=counts.unknown / max(1, counts.tokens),
-        mean_tokens=counts.tokens / max(1, counts.scored),
-        drift=distances,
-        drifted=_drifted(run, counts, distances),
-        seconds=seconds,
-        reviews_per_second=own.scored / seconds if seconds else 0.0,
-        csv=write_csv(table.objects, f"csv/{run_id}.csv", paths) if run.csv and paths else None,
-        to_label=write_to_label(table.objects, f"to-label/{run_id}.csv", paths, text, run.threshold, run.to_label)
-        if run.to_label and paths
-        else None,
-    )
-    _report(run, summary, log, tracker)
+        table.recover()  # what other runs' workers left of these shards
+        new = {piece.file for shard in pending for piece in shard.pieces}
+        done = [shard for shard in shards if shard.name not in failures]
+        receipts = {shard.id: receipt for shard in done if (receipt := table.receipt(shard.id))}
+        counted = [shard for shard in done if not new or any(piece.file in new for piece in shard.pieces)]
+        counts = total(receipts[shard.id] for shard in counted)
+        counts.check_complete()
+        if files and not failures:
+            table.finish(run_id, receipts.values())
+        own = total(receipts[shard.id] for shard in pending if shard.name not in failures)
+        paths = table.paths(receipts.values())
+        exported = [] if failures else paths  # an export of a part would be taken for the whole
+        text = mapping_of(run.files).columns.text
+        distances = drift(model.description.reference, counts.histograms)
+        summary = ScoringSummary(
+            table=table.url,
+            scores=paths,
+            nothing=nothing,
+            reused=bool(files) and not pending,
+            model_version=model.version,
+            shadow_version=job.shadow_version,
+            files=len(files),
+            new_files=len(new & set(files)),
+            shards=len(pending),
+            failures=failures,
+            rows_in=counts.rows_in,
+            scored=counts.scored,
+            quarantined=counts.quarantined,
+            reasons=counts.reasons,
+            positive_share=counts.positives / max(1, counts.scored),
+            uncertain_share=counts.uncertain / max(1, counts.scored),
+            disagreement_share=counts.disagreements / max(1, counts.scored) if shadow else None,
+            unknown_share=counts.unknown / max(1, counts.tokens),
+            mean_tokens=counts.tokens / max(1, counts.scored),
+            drift=distances,
+            drifted=_drifted(run, counts, distances),
+            seconds=seconds,
+            reviews_per_second=own.scored / seconds if seconds else 0.0,
+            csv=write_csv(table.objects, f"csv/{run_id}.csv", exported) if run.csv and exported else None,
+            to_label=write_to_label(
+                table.objects, f"to-label/{run_id}.csv", exported, text, run.threshold, run.to_label
+            )
+            if run.to_label and exported
+            else None,
+        )
+        _report(run, summary, log, tracker)
     if files:
         counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
@@ -279,6 +288,19 @@ class _Progress:
         get_run_logger().info("Shard %d of %d: %d rows in %.1f s", done, self._shards, rows, seconds)
 
 
+@contextmanager
+def _raising(failures: dict[str, str], shards: int) -> Iterator[None]:
+    """Raise ScoringError where shards failed: after the block, or in place of an error in it, which may be theirs."""
+    try:
+        yield
+    except (SentimentError, BaseError, OSError) as error:
+        if failures:
+            raise ScoringError(_failure(failures, shards)) from error
+        raise
+    if failures:
+        raise ScoringError(_failure(failures, shards))
+
+
 def _failure(failures: dict[str, str], shards: int) -> str:
     (name, reason), *others = failures.items()
     what = f"{len(failures)} of {shards} shards failed; the other {shards - len(failures)} are published"
@@ -332,6 +354,7 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
 def _metrics(summary: ScoringSummary) -> dict[str, float]:
     names = ("rows_in", "scored", "quarantined", "positive_share", "uncertain_share", "unknown_share", "mean_tokens")
     figures = {name: float(getattr(summary, name)) for name in (*names, "reviews_per_second")}
+    figures["failed_shards"] = float(len(summary.failures))
     if summary.disagreement_share is not None:
         figures["disagreement_share"] = summary.disagreement_share
     return figures | {
@@ -361,6 +384,10 @@ def _markdown(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id
     warning = f"\n**Drift:** {_drift_message(summary)}\n" if summary.drifted else ""
     if summary.nothing:
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
+    if summary.failures:
+        heading = (
+            f"{len(summary.failures):,} of {summary.shards:,} shards failed; what the others labelled is published"
+        )
     places = [f"In `{summary.table}`: `scores/version={summary.model_version}/`", summary.csv, summary.to_label]
     if run_id:
         places.append(markdown_link(f"MLflow run {run_id}", tracker.run_url(run_id)))
@@ -368,8 +395,21 @@ def _markdown(run: ScoringRun, summary: ScoringSummary, tracker: Tracker, run_id
     model = markdown_link(f"version {version}", tracker.model_url(run.model_uri, version))
     return (
         f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
-        f"| | |\n| --- | ---: |\n{table}\n\n" + "\n\n".join(place for place in places if place) + "\n"
+        f"| | |\n| --- | ---: |\n{table}\n\n{_failed(summary.failures)}"
+        + "\n\n".join(place for place in places if place)
+        + "\n"
     )
+
+
+def _failed(failures: dict[str, str]) -> str:
+    """Return the section that tells what failed, or nothing where nothing did."""
+    if not failures:
+        return ""
+    shown = list(failures.items())[:_FAILURES_SHOWN]
+    lines = [f"- {markdown_cell(name)}: {markdown_cell(reason)}" for name, reason in shown]
+    if more := len(failures) - len(shown):
+        lines.append(f"- and {more:,} more")
+    return "\n".join(["## What failed, and is left to the next run", "", *lines, "", ""])
 
 
 def _hash(keys: dict[str, Any]) -> str:

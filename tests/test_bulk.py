@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -18,17 +19,18 @@ import pytest
 from bulk import prepare, published_rows, run_on, score_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.entities import Run
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
-from flows.score import ScoringSummary, score
+from flows.score import ScoringSummary, _failed, _raising, score
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig, IngestConfig
 from sentiment_model.drift import EDGES, add, drift, histograms
 from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
-from sentiment_model.errors import QualityError, ScoringError
+from sentiment_model.errors import QualityError, ScoringError, StoreError
 from sentiment_model.ingest import write_reviews
 from sentiment_model.score_table import Receipt
 from sentiment_model.settings import Settings
@@ -254,6 +256,13 @@ def champion(settings_in: Path, prefect_server: None) -> Tracker:
     return tracker
 
 
+def scorings(tracker: Tracker) -> list[Run]:
+    """Return the MLflow runs of scorings."""
+    experiment = tracker._client.get_experiment_by_name("sentiment-scoring")
+    assert experiment
+    return list(tracker._client.search_runs([experiment.experiment_id]))
+
+
 def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: Path, predictor: Predictor) -> None:
     middle = predictor.predict(reviews(1020)["text"])["probability"].median()
     run = run_on(
@@ -281,9 +290,7 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     nearest = (rows["probability"] - middle).abs().sort()[:10]
     assert (chosen["probability"] - middle).abs().sort().to_list() == pytest.approx(nearest.to_list())
 
-    (logged,) = champion._client.search_runs(
-        [champion._client.get_experiment_by_name("sentiment-scoring").experiment_id]  # type: ignore[union-attr]
-    )
+    (logged,) = scorings(champion)
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["scored"] == 1020
     assert logged.data.metrics["psi_tokens"] == pytest.approx(summary.drift["tokens"].psi)
@@ -305,12 +312,37 @@ def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(champion: Trac
     run = run_on(inbox, shard_rows=200)
     with pytest.raises(ScoringError, match=r"1 of 8 shards failed; the other 7 are published.*c\.csv and 1 more: "):
         score(run)
+    text = newest_artifact_of_a_flow("scores")
+    assert text.startswith("# 1 of 8 shards failed; what the others labelled is published\n")
+    assert "| Rows labelled | 1,000 |" in text
+    assert re.search(r"^- c\.csv and 1 more: .*body", text, flags=re.MULTILINE)
+    (logged,) = scorings(champion)
+    assert logged.info.status == "FAILED"
+    assert (logged.data.metrics["scored"], logged.data.metrics["failed_shards"]) == (1000, 1)
     with pytest.raises(ScoringError, match=r"1 of 2 shards failed; the other 1 are published.*e\.csv: .*body"):
         score(run)  # one bad file does not keep the one from being scored that it was put together with
+    assert len(published_rows(Path(Settings().store_url) / "scores")) == 1020
     (inbox / "e.csv").unlink()
     summary: ScoringSummary = score(run)
     assert summary.reused
     assert summary.scored == 1020
+
+
+def test_what_fails_after_shards_failed_does_not_hide_them() -> None:
+    with (
+        pytest.raises(ScoringError, match=r"1 of 2 shards failed.*a\.csv: no text") as raised,
+        _raising({"a.csv": "no text"}, 2),
+    ):
+        raise StoreError("the disk is gone")
+    assert isinstance(raised.value.__cause__, StoreError)
+    with pytest.raises(StoreError, match="gone"), _raising({}, 2):
+        raise StoreError("the disk is gone")
+
+
+def test_a_report_of_failures_is_short_and_keeps_its_form() -> None:
+    lines = _failed({f"{i}.csv": "two\nlines of *text*" for i in range(102)}).splitlines()
+    assert lines[:3] == ["## What failed, and is left to the next run", "", r"- 0.csv: two lines of \*text\*"]
+    assert lines[-3:] == [r"- 99.csv: two lines of \*text\*", "- and 2 more", ""]
 
 
 def test_a_small_file_that_is_taken_away_does_not_block_the_others(champion: Tracker, inbox: Path) -> None:
