@@ -62,9 +62,15 @@ class ReviewFiles(Config):
     preset: Preset | None = Field(None, description="Column mapping of a well-known dump; `columns` is then ignored.")
     columns: Columns = Field(default_factory=Columns, description="Column mapping, unless a preset is named.")
     max_text_bytes: int = Field(
-        1_000_000, ge=1, le=100_000_000, description="Longest accepted text, in bytes of UTF-8; longer is quarantined."
+        1_000_000,
+        ge=1,
+        le=100_000_000,
+        title="Longest text",
+        description="Longest accepted text, in bytes of UTF-8; longer is quarantined.",
     )
-    max_bad_share: Share = Field(0.05, description="Largest share of quarantined rows before the run fails.")
+    max_bad_share: Share = Field(
+        0.05, title="Largest bad share", description="Largest share of quarantined rows before the run fails."
+    )
 
 
 def _source_first(schema: dict[str, Any]) -> None:
@@ -247,9 +253,15 @@ class GateConfig(Config):
         0.0, ge=-1.0, le=1.0, description="How far above the linear baseline's accuracy a challenger must be."
     )
     max_slice_drop: float = Field(
-        0.05, ge=0.0, le=1.0, description="Largest loss of accuracy against the champion on any slice."
+        0.05,
+        ge=0.0,
+        le=1.0,
+        title="Largest slice drop",
+        description="Largest loss of accuracy against the champion on any slice.",
     )
-    min_slice_rows: int = Field(200, ge=1, description="Slices with fewer test rows than this are not judged.")
+    min_slice_rows: int = Field(
+        200, ge=1, title="Fewest slice rows", description="Slices with fewer test rows than this are not judged."
+    )
 
 
 _OPEN = "What is left empty is set by the profile."
@@ -301,13 +313,20 @@ class DriftConfig(Config):
     max_psi: float = Field(
         0.25,
         gt=0.0,
+        title="Largest PSI",
         description="Largest population stability index of probabilities, lengths or unknown tokens; by custom, 0.1 is "
         "a moderate change and 0.25 a large one.",
     )
     max_ks: float = Field(
-        0.2, gt=0.0, le=1.0, description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions."
+        0.2,
+        gt=0.0,
+        le=1.0,
+        title="Largest KS",
+        description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions.",
     )
-    min_rows: int = Field(1000, ge=1, description="With fewer rows than this, drift is reported but not judged.")
+    min_rows: int = Field(
+        1000, ge=1, title="Fewest rows", description="With fewer rows than this, drift is reported but not judged."
+    )
     action: Literal["warn", "fail"] = Field(
         "warn", description="What a run does beyond that: `warn` emits an event and logs; `fail` also fails the run."
     )
@@ -335,10 +354,14 @@ class ScoringRun(Config):
 
     files: ReviewFiles = Field(default_factory=ReviewFiles, description="Reviews to score; `path` is required.")
     model_uri: str = Field(
-        "models:/sentiment@champion", description="MLflow URI of the model: models:/NAME@ALIAS or models:/NAME/VERSION."
+        "models:/sentiment@champion",
+        title="Model URI",
+        description="MLflow URI of the model: models:/NAME@ALIAS or models:/NAME/VERSION.",
     )
     shadow_uri: str | None = Field(
-        None, description="A second model, which scores beside the first; the run reports where they disagree."
+        None,
+        title="Shadow model URI",
+        description="A second model, which scores beside the first; the run reports where they disagree.",
     )
     output: str | None = Field(
         None, description="Folder or object-store URL of the table of scores; `scores` in the store by default."
@@ -346,7 +369,9 @@ class ScoringRun(Config):
     output_format: Literal["parquet", "delta"] = Field(
         "parquet", description="`parquet` files, or a `delta` table (needs the extra `delta`)."
     )
-    csv: bool = Field(False, description="Also write the run's scores as one CSV file, safe to open in a spreadsheet.")
+    csv: bool = Field(
+        False, title="CSV", description="Also write the run's scores as one CSV file, safe to open in a spreadsheet."
+    )
     threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
     uncertain_margin: float = Field(
         0.2, ge=0.0, le=1.0, description="Reviews whose probability is closer to the threshold than this are uncertain."
@@ -355,6 +380,7 @@ class ScoringRun(Config):
         0,
         ge=0,
         le=1_000_000,
+        title="Reviews to label",
         description="How many of the most uncertain reviews to write to a CSV file, to be labelled.",
     )
     modified_from: AwareDatetime | None = Field(None, description="Only files changed at this time or later.")

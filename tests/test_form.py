@@ -1,5 +1,6 @@
 """What the Prefect UI's form makes of the flows' parameters."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +65,12 @@ def test_every_field_has_a_title_a_description_and_its_place() -> None:
         assert [field["position"] for field in schema["properties"].values()] == list(range(len(schema["properties"])))
         if "source" in schema["properties"]:
             assert next(iter(schema["properties"])) == "source", model
+
+
+def test_titles_spell_abbreviations() -> None:
+    titles = {name: field.get("title", "") for name, field in fields()}
+    assert titles["DriftConfig.max_psi"] == "Largest PSI"
+    assert {name: title for name, title in titles.items() if re.search(r"\b(Csv|Ema|Id|Ks|Psi|Ur[il])\b", title)} == {}
 
 
 def test_only_a_whole_section_is_a_choice_between_types() -> None:
