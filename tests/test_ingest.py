@@ -287,3 +287,6 @@ def test_the_task_reuses_the_dataset_until_the_content_changes(tmp_path):
     assert run(config) != first
     with pytest.raises(SourceError, match="there is no file at"):
         run(config.model_copy(update={"path": str(tmp_path / "missing.csv")}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="there are no files in"):
+        run(config.model_copy(update={"path": str(tmp_path / "empty")}))
