@@ -1,4 +1,4 @@
-"""What both benchmarks write: a table as Markdown, the numbers as JSON, and a figure."""
+"""What the benchmarks write: tables as Markdown, the numbers as JSON, and a figure."""
 
 import json
 import os
@@ -51,9 +51,9 @@ def environment() -> dict[str, Any]:
 
 
 def write_results(
-    folder: Path, name: str, heading: str, tables: Sequence[Table], numbers: dict[str, Any], figure: str
+    folder: Path, name: str, heading: str, tables: Sequence[Table], numbers: dict[str, Any], figure: str | None = None
 ) -> str:
-    """Write `<name>.md`, `<name>.json` and `<name>.svg`, and return the Markdown."""
+    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.svg`; return the Markdown."""
     about = environment()
     folder.mkdir(parents=True, exist_ok=True)
     where = (
@@ -61,11 +61,13 @@ def write_results(
         f"{' with uncommitted changes' if about['uncommitted_changes'] else ''}, {about['cpu']}, "
         f"{about['threads']} threads, Python {about['python']}, torch {about['torch']}."
     )
-    parts = [f"# {heading}\n\n{where}\n", *(table.markdown() for table in tables), f"![{heading}]({name}.svg)\n"]
+    parts = [f"# {heading}\n\n{where}\n", *(table.markdown() for table in tables)]
+    if figure:
+        parts.append(f"![{heading}]({name}.svg)\n")
+        (folder / f"{name}.svg").write_text(figure)
     markdown = "\n".join(parts)
     (folder / f"{name}.md").write_text(markdown)
     (folder / f"{name}.json").write_text(json.dumps({"environment": about, **numbers}, indent=2) + "\n")
-    (folder / f"{name}.svg").write_text(figure)
     return markdown
 
 
