@@ -122,13 +122,13 @@ def score(run: ScoringRun) -> ScoringSummary:
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     table.recover()
-    shards, pending, splits = plan(table, files, run, settings.store_url)
+    planned = plan(table, files, run, settings.store_url)
     job = ScoringJob(
         table=table.url,
         key=key,
         run=run,
         sources=files,
-        splits=splits,
+        splits=planned.splits,
         model_version=model.version,
         shadow_version=shadow.version if shadow else None,
         metadata={
@@ -142,34 +142,39 @@ def score(run: ScoringRun) -> ScoringSummary:
     )
     run_id = f"{key}-{_hash(files)}"
     log, seconds = None, 0.0
-    if pending:
+    new = {piece.file for shard in planned.pending for piece in shard.pieces}
+    worked: set[str] = set()
+    if new:
         log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run)
         with tracker.active(log.run_id):
             started = time.perf_counter()
-            failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)
+            while planned.pending:
+                failures = _score(job, settings, (model.bundle, shadow and shadow.bundle), planned.pending)
+                if failures:
+                    raise ScoringError(_failure(failures, len(planned.pending)))
+                worked |= {shard.id for shard in planned.pending}
+                # Another run that began meanwhile may have cancelled a shard, and planned its files one by one.
+                planned = plan(table, files, run, settings.store_url)
             seconds = time.perf_counter() - started
-            if failures:
-                raise ScoringError(_failure(failures, len(pending)))
     table.recover()  # what other runs' workers left of these shards
-    new = {piece.file for shard in pending for piece in shard.pieces}
-    receipts = {shard.id: receipt for shard in shards if (receipt := table.receipt(shard.id))}
-    counted = [shard for shard in shards if not new or any(piece.file in new for piece in shard.pieces)]
+    receipts = {shard.id: receipt for shard in planned.shards if (receipt := table.receipt(shard.id))}
+    own = [shard for shard in planned.shards if shard.id in worked]
+    counted = [shard for shard in planned.shards if not new or any(piece.file in new for piece in shard.pieces)]
     counts = total(receipts[shard.id] for shard in counted)
     counts.check_complete()
     table.finish(run_id, receipts.values())
-    own = total(receipts[shard.id] for shard in pending)
     paths = table.paths(receipts.values())
     text = mapping_of(run.files).columns.text
     distances = drift(model.description.reference, counts.histograms)
     summary = ScoringSummary(
         table=table.url,
         scores=paths,
-        reused=not pending,
+        reused=not new,
         model_version=model.version,
         shadow_version=job.shadow_version,
         files=len(files),
         new_files=len(new & set(files)),
-        shards=len(pending),
+        shards=len(own),
         rows_in=counts.rows_in,
         scored=counts.scored,
         quarantined=counts.quarantined,
@@ -182,7 +187,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         drift=distances,
         drifted=_drifted(run, counts, distances),
         seconds=seconds,
-        reviews_per_second=own.scored / seconds if seconds else 0.0,
+        reviews_per_second=total(receipts[shard.id] for shard in own).scored / seconds if seconds else 0.0,
         csv=write_csv(table.objects, f"csv/{run_id}.csv", paths) if run.csv and paths else None,
         to_label=write_to_label(table.objects, f"to-label/{run_id}.csv", paths, text, run.threshold, run.to_label)
         if run.to_label and paths

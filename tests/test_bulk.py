@@ -22,6 +22,7 @@ from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 from tiny import tiny_bundle
 
+import flows.score
 from flows.score import ScoringSummary, score
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig, IngestConfig
@@ -29,10 +30,10 @@ from sentiment_model.drift import EDGES, add, drift, histograms
 from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
 from sentiment_model.errors import QualityError, ScoringError
 from sentiment_model.ingest import write_reviews
-from sentiment_model.score_table import Receipt
+from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetWriter
-from sentiment_model.tracking import Tracker
+from sentiment_model.tracking import Tracker, TrainingRunLog
 
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
 
@@ -313,6 +314,44 @@ def test_a_small_file_that_is_taken_away_does_not_block_the_others(champion: Tra
     (inbox / "e.csv").unlink()
     summary: ScoringSummary = score(run)
     assert (summary.shards, summary.new_files, summary.scored) == (1, 1, 20)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_died_between_cancelling_and_planning_anew_is_completed(
+    champion: Tracker, inbox: Path, settings_in: Path
+) -> None:
+    (inbox / "e.csv").write_text("body\nno column named text\n")
+    run = run_on(inbox, shard_rows=200)
+    with pytest.raises(ScoringError, match=r"c\.csv and 1 more"):
+        score(run)
+    (log,) = (settings_in / "store" / "scores" / "_log").iterdir()
+    table = ScoreTable(str(settings_in / "store" / "scores"), log.name)
+    (group,) = (shard for plan in table.plans() for shard in plan.shards if len(shard.pieces) > 1)
+    assert table.cancel(group.id)
+    (inbox / "e.csv").unlink()
+    summary: ScoringSummary = score(run)
+    assert (summary.shards, summary.scored) == (1, 20)
+    assert len(table.plans()) == 2
+
+
+def test_a_run_has_the_rows_of_a_shard_that_another_run_cancels(
+    champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews(10, 1020).write_csv(inbox / "d.csv")
+    run = run_on(inbox, shard_rows=200)
+    start = flows.score.start_mlflow_run  # what a run does next when it has planned
+
+    def overtaken(*arguments: Any) -> TrainingRunLog:
+        monkeypatch.setattr(flows.score, "start_mlflow_run", start)
+        other: ScoringSummary = score(run)  # finds small files that were put together and are not in work yet
+        assert (other.scored, other.shards) == (1030, 9)
+        return start(*arguments)
+
+    monkeypatch.setattr(flows.score, "start_mlflow_run", overtaken)
+    summary: ScoringSummary = score(run)
+    assert summary.scored == 1030
+    rows = pl.concat([pl.read_parquet(path, glob=False) for path in summary.scores], how="diagonal_relaxed")
+    assert sorted(rows["id"].cast(pl.Int64)) == list(range(1030))
 
 
 def test_labels_come_back_as_a_source(inbox: Path, tmp_path: Path, champion: Tracker) -> None:
