@@ -19,11 +19,11 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import polars as pl
 
@@ -38,7 +38,7 @@ RANDOM = "a random moment"
 _SHARD_ROWS = 300
 _POINTS_A_ROUND = 4
 _RIVAL_EVERY = 3
-_ROUND_SECONDS = 900
+_ROUND_SECONDS = 1800
 _POLL_SECONDS = 0.1
 _MOST_MISSES = 8
 _KILLS = 100
@@ -52,7 +52,7 @@ class Round:
     Attributes:
         rival: whether a second run took part.
         kills: point and process (`flow`, `worker` or `all`) of each kill.
-        runs: how often a run was started.
+        starts: how often a run was started.
         failures: last lines of runs that failed although nobody killed one of their processes.
         rows: rows that readers found at the end.
         files: how the rows of the files that readers see differ from those of the undisturbed run.
@@ -62,7 +62,7 @@ class Round:
 
     rival: bool
     kills: list[tuple[str, str]] = field(default_factory=list)
-    runs: int = 0
+    starts: int = 0
     failures: list[str] = field(default_factory=list)
     rows: int = 0
     files: Differences = field(default_factory=Differences)
@@ -127,6 +127,14 @@ class _Run:
         return lines[-1] if lines else f"it ended with status {self._process.returncode}"
 
 
+class _Ended(NamedTuple):
+    """How often a run was started, how often it was killed at random, and last lines where it failed without a kill."""
+
+    starts: int
+    kills: int
+    failures: list[str]
+
+
 class Bench:
     """Plays rounds on the same review files."""
 
@@ -181,16 +189,22 @@ class Bench:
         folder, played = self._new_folder(), Round(rival)
         table, too_early = _table(folder), set[Path]()
         moment = self._chance.uniform(0, self._seconds) if at_random else None
+        runs = [("killed", points, moment), *([("rival", dict[str, int](), None)] if rival else [])]
+        self._chance.shuffle(runs)
         with ThreadPoolExecutor() as threads:
-            work = [threads.submit(self._until_done, folder, "killed", points, moment, played)]
-            if rival:
-                time.sleep(self._chance.uniform(0, self._seconds))
-                work.append(threads.submit(self._until_done, folder, "rival", {}, None, played))
+            work: list[Future[_Ended]] = []
+            for name, armed, when in runs:
+                if work:
+                    time.sleep(self._chance.uniform(0, self._seconds))
+                work.append(threads.submit(self._until_done, folder, name, armed, when))
             while not all(each.done() for each in work):
                 too_early.update(unpublished(table))
                 time.sleep(_POLL_SECONDS)
         for each in work:
-            each.result()
+            ended = each.result()
+            played.starts += ended.starts
+            played.failures += ended.failures
+            played.kills += [(RANDOM, "all")] * ended.kills
         played.kills += Armed(points, str(folder / "killed")).fired().items()
         played.unpublished = len(too_early.union(unpublished(table)))
         found = visible_files(table)
@@ -199,21 +213,24 @@ class Bench:
         played.manifest = differences(self._clean, manifest_files(table))
         return played
 
-    def _until_done(self, folder: Path, name: str, points: dict[str, int], moment: float | None, played: Round) -> None:
+    def _until_done(self, folder: Path, name: str, points: dict[str, int], moment: float | None) -> _Ended:
         deadline = time.monotonic() + _ROUND_SECONDS
+        starts, kills, failures = 0, 0, list[str]()
         status: int | None = None
         while status != 0:
-            played.runs += 1
+            starts += 1
             with self._start(folder, name, points) as run:
                 while (status := run.status()) is None:
                     time.sleep(_POLL_SECONDS)
                     if time.monotonic() > deadline:
                         raise RuntimeError(f"{folder} is not done after {_ROUND_SECONDS} s: {run.last_words()}")
                     if moment is not None and run.work_seconds() > moment and run.kill():
-                        played.kills.append((RANDOM, "all"))
-                        moment = None
+                        moment, kills = None, kills + 1
                 if status > 0 and not run.was_hit():
-                    played.failures.append(run.last_words())
+                    failures.append(run.last_words())
+                if status == 0:
+                    self._seconds = run.work_seconds()  # so that a machine's other work does not spoil the moments
+        return _Ended(starts, kills, failures)
 
 
 def _table(folder: Path) -> Path:
@@ -247,7 +264,7 @@ def _prefect_server(folder: Path) -> Iterator[None]:
     with (folder / "prefect.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while not _answers(f"{url}/health"):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Prefect's server does not start: {(folder / 'prefect.log').read_text()[-2000:]}")
@@ -303,7 +320,7 @@ def _line(number: int, played: Round) -> str:
     verdict = "good" if played.good else f"files {played.files}, manifest {played.manifest}, {played.unpublished} early"
     failures = "".join(f"\n    failed by itself: {line}" for line in played.failures)
     rival = ", with a rival" if played.rival else ""
-    return f"round {number}{rival}: {verdict}; {played.runs} runs; kills: {kills}{failures}"
+    return f"round {number}{rival}: {verdict}; {played.starts} starts; kills: {kills}{failures}"
 
 
 def _kills_table(rounds: Sequence[Round]) -> Table:
@@ -325,7 +342,7 @@ def _rows_table(rounds: Sequence[Round], rows: int) -> Table:
                 name,
                 str(len(some)),
                 str(sum(len(played.kills) for played in some)),
-                str(sum(played.runs for played in some)),
+                str(sum(played.starts for played in some)),
                 str(sum(len(played.failures) for played in some)),
                 f"{sum(played.rows for played in some):,}",
                 *(str(max(getattr(files, what), getattr(manifest, what))) for what in asdict(files)),
