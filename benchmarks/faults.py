@@ -16,12 +16,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -192,12 +193,14 @@ class Bench:
         moment = self._chance.uniform(0, self._seconds) if at_random else None
         runs = [("killed", points, moment), *([("rival", dict[str, int](), None)] if rival else [])]
         self._chance.shuffle(runs)
-        with ThreadPoolExecutor() as threads:
+        stop = threading.Event()
+        with ThreadPoolExecutor() as threads, ExitStack() as at_end:
+            at_end.callback(stop.set)  # whoever interrupts the benchmark does not wait for the runs
             work: list[Future[_Ended]] = []
             for name, armed, when in runs:
                 if work:
                     time.sleep(self._chance.uniform(0, self._seconds))
-                work.append(threads.submit(self._until_done, folder, name, armed, when))
+                work.append(threads.submit(self._until_done, folder, name, armed, when, stop))
             while not all(each.done() for each in work):
                 too_early.update(unpublished(table))
                 time.sleep(_POLL_SECONDS)
@@ -214,7 +217,9 @@ class Bench:
         played.manifest = differences(self._clean, manifest_files(table))
         return played
 
-    def _until_done(self, folder: Path, name: str, points: dict[str, int], moment: float | None) -> _Ended:
+    def _until_done(
+        self, folder: Path, name: str, points: dict[str, int], moment: float | None, stop: threading.Event
+    ) -> _Ended:
         deadline = time.monotonic() + _ROUND_SECONDS
         starts, kills, failures = 0, 0, list[str]()
         status: int | None = None
@@ -222,7 +227,8 @@ class Bench:
             starts += 1
             with self._start(folder, name, points) as run:
                 while (status := run.status()) is None:
-                    time.sleep(_POLL_SECONDS)
+                    if stop.wait(_POLL_SECONDS):
+                        raise RuntimeError("interrupted")
                     if time.monotonic() > deadline:
                         raise RuntimeError(f"{folder} is not done after {_ROUND_SECONDS} s: {run.last_words()}")
                     if moment is not None and run.work_seconds() > moment and run.kill():
