@@ -42,7 +42,9 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         # Results that are written again and again while a benchmark runs are no change of what runs.
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS}")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
+        ),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
