@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from sentiment_model.errors import QualityError, ScoringError
 from sentiment_model.ingest import write_reviews
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.settings import Settings
+from sentiment_model.shards import Shard
 from sentiment_model.store import DatasetWriter
 from sentiment_model.tracking import Tracker, TrainingRunLog
 
@@ -131,6 +134,52 @@ def test_a_killed_worker_is_replaced(engine: LocalEngine, inbox: Path, tmp_path:
         engine.score(shards[1])
     receipts = [engine.score(shard) for shard in shards]
     assert receipts[0].model_dump_json() == first.model_dump_json()
+    assert len(published_rows(tmp_path / "table")) == 1020
+
+
+def test_a_worker_that_starts_while_another_is_killed_does_not_outlive_the_pool(
+    inbox: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    job, shards = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
+    engine = LocalEngine(partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None), 2)
+
+    def workers() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+    before = workers()
+    engine.score(shards[0])
+    (first,) = (worker for worker in workers() if worker not in before)
+    first.send_signal(signal.SIGSTOP)  # busy, so that the next but one shard needs a second worker
+    start = SpawnProcess.start
+
+    def start_slowly(process: SpawnProcess) -> None:
+        start(process)
+        first.kill()
+        time.sleep(1)  # for the pool to notice, and to end the workers that it knows
+
+    def score(shard: Shard) -> str:
+        try:
+            engine.score(shard)
+        except WorkerLostError:
+            return "lost"
+        return "scored"
+
+    with ThreadPoolExecutor(2) as threads:
+        busy = threads.submit(score, shards[1])
+        time.sleep(1)
+        monkeypatch.setattr(SpawnProcess, "start", start_slowly)
+        late = threads.submit(score, shards[2])
+        assert (busy.result(timeout=60), late.result(timeout=60)) == ("lost", "lost")
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    receipts = [engine.score(shard) for shard in shards]
+    started = [worker for worker in workers() if worker not in before]
+    engine.close()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert alive == []
+    assert len(receipts) == len(shards)
     assert len(published_rows(tmp_path / "table")) == 1020
 
 
