@@ -23,9 +23,10 @@ import numpy as np
 import polars as pl
 import psutil
 
-from benchmarks.data import prepare, read_split, tokenize
+from benchmarks.data import prepare, read_split
 from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import ROOT, ProcessFailedError
+from benchmarks.registry import register_untrained
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 
 CONTESTANTS = {
@@ -171,37 +172,6 @@ def _memory(pid: int) -> int:
     return total
 
 
-def _models(folder: Path, reviews: Path, dataset: Any, contestants: Sequence[str]) -> dict[str, str]:
-    """Register an untrained network of the default configuration, fit the linear peer; return the environment."""
-    from benchmarks.peers import PEERS
-    from benchmarks.speed import untrained_bundle
-    from sentiment_model.config import TrainingRun
-    from sentiment_model.settings import Settings
-    from sentiment_model.store import Store
-    from sentiment_model.tracking import Tracker
-    from sentiment_model.vocabulary import Vocabulary
-
-    run = TrainingRun()
-    tokens = tokenize(Store(str(folder / "store")), run.tokenize, dataset.scan(), dataset.ref.fingerprint)
-    vocabulary = Vocabulary.load(Path(tokens.files("vocabulary")[0]))
-    settings = {
-        "SENTIMENT_STORE_URL": str(folder / "store"),
-        "SENTIMENT_MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "SENTIMENT_MLFLOW_ARTIFACT_ROOT": str(folder / "artifacts"),
-        "PREFECT_HOME": str(folder / "prefect"),
-    }
-    (folder / "prefect").mkdir()
-    os.environ.update(settings)
-    tracker = Tracker(Settings())
-    run_id = tracker.start_run("sentiment", "benchmark", name="benchmark", params={}, tags={}).run_id
-    untrained_bundle(run, vocabulary, folder / "model")
-    tracker.register(folder / "model", "sentiment", run_id, promote=True, tags={})
-    if "tfidf" in contestants:
-        (folder / "tfidf").mkdir()
-        PEERS["tfidf"].fit(read_split(reviews, "train"), folder / "tfidf", 0)
-    return {**os.environ, **settings}
-
-
 def _row(name: str, result: Result | str) -> list[str]:
     if isinstance(result, str):
         return [CONTESTANTS[name], f"failed: {result.replace('|', ' ')}", *[""] * (len(_COLUMNS) - 2)]
@@ -230,7 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(temporary)
         dataset = prepare(str(folder / "store"))
         reviews = Path(dataset.files("part")[0])
-        environment = _models(folder, reviews, dataset, options.only)
+        environment = {**os.environ, **register_untrained(folder, dataset)}
+        if "tfidf" in options.only:
+            from benchmarks.peers import PEERS
+
+            (folder / "tfidf").mkdir()
+            PEERS["tfidf"].fit(read_split(reviews, "train"), folder / "tfidf", 0)
         runs = [
             (name, rows) for name in options.only for rows in (options.rows if name == "ours" else [options.peer_rows])
         ]

@@ -1,4 +1,4 @@
-"""What both benchmarks write: a table as Markdown, the numbers as JSON, and a figure."""
+"""What the benchmarks write: tables as Markdown, the numbers as JSON, and a figure."""
 
 import json
 import os
@@ -41,7 +41,10 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        # Results that are written again and again while a benchmark runs are no change of what runs.
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
+        ),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -51,9 +54,9 @@ def environment() -> dict[str, Any]:
 
 
 def write_results(
-    folder: Path, name: str, heading: str, tables: Sequence[Table], numbers: dict[str, Any], figure: str
+    folder: Path, name: str, heading: str, tables: Sequence[Table], numbers: dict[str, Any], figure: str | None = None
 ) -> str:
-    """Write `<name>.md`, `<name>.json` and `<name>.svg`, and return the Markdown."""
+    """Write `<name>.md`, `<name>.json` and, where there is a figure, `<name>.svg`; return the Markdown."""
     about = environment()
     folder.mkdir(parents=True, exist_ok=True)
     where = (
@@ -61,11 +64,13 @@ def write_results(
         f"{' with uncommitted changes' if about['uncommitted_changes'] else ''}, {about['cpu']}, "
         f"{about['threads']} threads, Python {about['python']}, torch {about['torch']}."
     )
-    parts = [f"# {heading}\n\n{where}\n", *(table.markdown() for table in tables), f"![{heading}]({name}.svg)\n"]
+    parts = [f"# {heading}\n\n{where}\n", *(table.markdown() for table in tables)]
+    if figure:
+        parts.append(f"![{heading}]({name}.svg)\n")
+        (folder / f"{name}.svg").write_text(figure)
     markdown = "\n".join(parts)
     (folder / f"{name}.md").write_text(markdown)
     (folder / f"{name}.json").write_text(json.dumps({"environment": about, **numbers}, indent=2) + "\n")
-    (folder / f"{name}.svg").write_text(figure)
     return markdown
 
 

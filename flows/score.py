@@ -135,16 +135,17 @@ def score(run: ScoringRun) -> ScoringSummary:
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     table.recover()
-    shards, pending, splits = plan(table, files, run, settings.store_url)
+    planned = plan(table, files, run, settings.store_url)
+    new = {piece.file for shard in planned.pending for piece in shard.pieces}
     dataset = _hash(files)
     run_id = f"{key}-{dataset}"
-    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if pending else None
+    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if new else None
     job = ScoringJob(
         table=table.url,
         key=key,
         run=run,
         sources=files,
-        splits=splits,
+        splits=planned.splits,
         model_version=model.version,
         shadow_version=shadow.version if shadow else None,
         metadata={
@@ -159,22 +160,26 @@ def score(run: ScoringRun) -> ScoringSummary:
         },
     )
     failures: dict[str, str] = {}
+    worked: set[str] = set()
     seconds = 0.0
-    with tracker.active(log.run_id) if log else nullcontext(), _raising(failures, len(pending)):
-        if pending:
-            started = time.perf_counter()
-            failures |= _score(job, settings, (model.bundle, shadow and shadow.bundle), pending)
+    with tracker.active(log.run_id) if log else nullcontext(), _raising(failures, worked):
+        started = time.perf_counter()
+        while planned.pending and not failures:
+            worked |= {shard.id for shard in planned.pending}
+            failures |= _score(job, settings, (model.bundle, shadow and shadow.bundle), planned.pending)
             seconds = time.perf_counter() - started
+            if not failures:
+                # Another run that began meanwhile may have cancelled a shard, and planned its files one by one.
+                planned = plan(table, files, run, settings.store_url)
         table.recover()  # what other runs' workers left of these shards
-        new = {piece.file for shard in pending for piece in shard.pieces}
-        done = [shard for shard in shards if shard.name not in failures]
+        done = [shard for shard in planned.shards if shard.name not in failures]
         receipts = {shard.id: receipt for shard in done if (receipt := table.receipt(shard.id))}
         counted = [shard for shard in done if not new or any(piece.file in new for piece in shard.pieces)]
         counts = total(receipts[shard.id] for shard in counted)
         counts.check_complete()
         if files and not failures:
             table.finish(run_id, receipts.values())
-        own = total(receipts[shard.id] for shard in pending if shard.name not in failures)
+        own = total(receipts[shard.id] for shard in done if shard.id in worked)
         paths = table.paths(receipts.values())
         exported = [] if failures else paths  # an export of a part would be taken for the whole
         text = mapping_of(run.files).columns.text
@@ -183,12 +188,12 @@ def score(run: ScoringRun) -> ScoringSummary:
             table=table.url,
             scores=paths,
             nothing=nothing,
-            reused=bool(files) and not pending,
+            reused=bool(files) and not new,
             model_version=model.version,
             shadow_version=job.shadow_version,
             files=len(files),
             new_files=len(new & set(files)),
-            shards=len(pending),
+            shards=len(worked),
             failures=failures,
             rows_in=counts.rows_in,
             scored=counts.scored,
@@ -289,16 +294,16 @@ class _Progress:
 
 
 @contextmanager
-def _raising(failures: dict[str, str], shards: int) -> Iterator[None]:
+def _raising(failures: dict[str, str], worked: set[str]) -> Iterator[None]:
     """Raise ScoringError where shards failed: after the block, or in place of an error in it, which may be theirs."""
     try:
         yield
     except (SentimentError, BaseError, OSError) as error:
         if failures:
-            raise ScoringError(_failure(failures, shards)) from error
+            raise ScoringError(_failure(failures, len(worked))) from error
         raise
     if failures:
-        raise ScoringError(_failure(failures, shards))
+        raise ScoringError(_failure(failures, len(worked)))
 
 
 def _failure(failures: dict[str, str], shards: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,9 +85,9 @@ class LocalEngine:
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # Fresh processes: forked ones would inherit torch's and polars' threads, as locks that nobody opens.
-        return ProcessPoolExecutor(
-            self._workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self._start,)
-        )
+        context = multiprocessing.get_context("spawn")
+        end, self._lifeline = context.Pipe(duplex=False)
+        return ProcessPoolExecutor(self._workers, context, initializer=_start_worker, initargs=(self._start, end))
 
     def score(self, shard: Shard) -> Receipt:
         """Score a shard in one of the processes.
@@ -100,12 +101,16 @@ class LocalEngine:
         except BrokenProcessPool as error:
             with self._lock:
                 if self._pool is pool:  # the first of several threads to notice
+                    # The pool ends the processes that it knows, then waits for all, and so for ever for one that was
+                    # just being started.
+                    self._lifeline.close()
                     self._pool = self._new_pool()
             raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
 
     def close(self) -> None:
         """Stop the processes; shards that have not begun are dropped."""
         self._pool.shutdown(cancel_futures=True)
+        self._lifeline.close()
         self._environment.close()
 
 
@@ -128,17 +133,16 @@ def _one_thread_each() -> Iterator[None]:
 _worker: ShardWorker | None = None
 
 
-def _start_worker(start: Callable[[], ShardWorker]) -> None:
+def _start_worker(start: Callable[[], ShardWorker], lifeline: Connection) -> None:
     global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_pool, args=(lifeline,), daemon=True).start()
     _worker = start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with_pool(lifeline: Connection) -> None:
+    """End this process when the other end of a pipe is closed, by the engine or because its process is gone."""
+    lifeline.poll(None)
+    os._exit(1)
 
 
 def _score(shard: Shard) -> Receipt:

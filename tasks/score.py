@@ -71,10 +71,13 @@ def plan(table: ScoreTable, files: Mapping[str, SourceFile], run: ScoringRun, st
         StoreError: the store or the table cannot be written.
     """
     plans = table.plans()
-    alone = _cancel_groups(table, _uncancelled(table, plans), files)
+    _cancel_groups(table, _shards(plans), files)
     splits: dict[str, DatasetRef] = {}
     while True:
-        shards = _uncancelled(table, plans)
+        cancelled = table.cancelled()
+        shards = [shard for shard in _shards(plans) if shard.id not in cancelled]
+        # Whoever cancelled a shard may have died before its files were planned anew.
+        alone = {piece.file for shard in _shards(plans) if shard.id in cancelled for piece in shard.pieces}
         planned = {piece.file for shard in shards for piece in shard.pieces}
         new = {key: file for key, file in files.items() if key not in planned}
         if not new:
@@ -108,23 +111,19 @@ def _split(files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> 
     }
 
 
-def _uncancelled(table: ScoreTable, plans: list[Plan]) -> list[Shard]:
-    cancelled = table.cancelled()
-    return [shard for each in plans for shard in each.shards if shard.id not in cancelled]
+def _shards(plans: list[Plan]) -> list[Shard]:
+    return [shard for each in plans for shard in each.shards]
 
 
-def _cancel_groups(table: ScoreTable, shards: list[Shard], files: Mapping[str, SourceFile]) -> set[str]:
-    """Cancel the shards of several files that an earlier run has left, and return the files' keys.
+def _cancel_groups(table: ScoreTable, shards: list[Shard], files: Mapping[str, SourceFile]) -> None:
+    """Cancel the shards of several files that an earlier run has left, so that the files are planned one by one.
 
     One file that is broken or gone must not keep those from being scored that it was put together with.
     """
     done = table.done()
-    left = [
-        shard
-        for shard in shards
-        if len(shard.pieces) > 1 and shard.id not in done and any(piece.file in files for piece in shard.pieces)
-    ]
-    return {piece.file for shard in left if table.cancel(shard.id) for piece in shard.pieces}
+    for shard in shards:
+        if len(shard.pieces) > 1 and shard.id not in done and any(piece.file in files for piece in shard.pieces):
+            table.cancel(shard.id)
 
 
 @task(

@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import peers, plain, quality, speed
+from benchmarks import faults, peers, plain, quality, speed
 from benchmarks.data import Split
+from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
+from benchmarks.published import Differences, differences, unpublished
 from sentiment_model.config import ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.metrics import Interval
 
@@ -151,3 +153,49 @@ def test_speed_and_growth_at_a_tiny_size(store: str, tmp_path: Path, monkeypatch
     assert f"| **ours, lstm** | {found['training']['lstm']:,.0f} | " in table
     assert f"| 2x | 200 | {found['score'][0]['seconds']:.1f} | " in table
     assert f"| {speed.PLAIN} | {found['forward'][speed.PLAIN]:,.0f} | 1.00 |" in table
+
+
+def test_rows_that_are_lost_doubled_or_different_are_counted(tmp_path: Path) -> None:
+    def files(name: str, scores: dict[str, list[Any]], quarantine: list[int]) -> dict[str, list[Path]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        pl.DataFrame(scores).write_parquet(folder / "scores.parquet")
+        rejects = pl.DataFrame({"file": "a", "row": quarantine, "reason": "empty_text"})
+        rejects.write_parquet(folder / "quarantine.parquet")
+        return {"scores": [folder / "scores.parquet"], "quarantine": [folder / "quarantine.parquet"]}
+
+    ids, probability = ["a", "b", "c", "d"], [0.1, 0.2, None, 0.4]
+    clean = files("clean", {"row_id": ids, "probability": probability, "scored_at": [1] * 4}, [1, 2])
+    again = files("again", {"row_id": ids, "probability": [0.1 + 1e-8, 0.2, None, 0.4], "scored_at": [2] * 4}, [2, 1])
+    assert differences(clean, again) == Differences()
+    bad = {"row_id": ["a", "a", "c", "d", "e"], "probability": [0.1, 0.1, 0.3, 0.41, 0.5], "scored_at": [2] * 5}
+    assert differences(clean, files("bad", bad, [1])) == Differences(lost=2, doubled=1, different=3)
+    column = files("column", {"row_id": ids, "probability": probability}, [1, 2])
+    assert differences(clean, column) == Differences()
+    column = files("text", {"row_id": ids, "text": ids, "scored_at": [1] * 4}, [1, 2])
+    assert differences(clean, column) == Differences(different=4)
+    assert differences(clean, {"scores": [], "quarantine": []}) == Differences(lost=6)
+
+
+def test_files_without_a_receipt_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "scores" / "version=1").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (tmp_path / "scores" / "version=1" / f"{name}.parquet").write_bytes(b"1234")
+    receipts = tmp_path / "_log" / "key" / "receipts"
+    receipts.mkdir(parents=True)
+    named = [{"path": "scores/version=1/a.parquet", "bytes": 4}, {"path": "scores/version=1/b.parquet", "bytes": 5}]
+    (receipts / "s.json").write_text(json.dumps({"files": named}))
+    assert [path.name for path in unpublished(tmp_path)] == ["b.parquet", "c.parquet"]
+
+
+@pytest.mark.slow
+def test_faults_kill_as_often_as_told(tmp_path: Path) -> None:
+    assert faults.main(["--kills", "10", "--output", str(tmp_path)]) == 0
+    rounds = json.loads((tmp_path / "faults.json").read_text())["rounds"]
+    kills = [kill for played in rounds for kill in played["kills"]]
+    assert len(kills) == 10
+    assert kills.count([faults.RANDOM, "all"]) == 1
+    assert {point for point, _ in kills} - {faults.RANDOM} <= set(POINTS)
+    assert {process for _, process in kills} == {"flow", "worker", "all"}
+    assert all(played["rows"] == rounds[0]["rows"] > 2000 for played in rounds)
+    assert "| 0 | 0 | 0 | 0 |" in (tmp_path / "faults.md").read_text()

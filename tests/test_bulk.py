@@ -7,7 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from pydantic import ValidationError
 from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
+import flows.score
 from flows.score import ScoringSummary, _failed, _raising, score
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig, IngestConfig
@@ -32,10 +35,11 @@ from sentiment_model.drift import EDGES, add, drift, histograms
 from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
 from sentiment_model.errors import QualityError, ScoringError, StoreError
 from sentiment_model.ingest import write_reviews
-from sentiment_model.score_table import Receipt
+from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.settings import Settings
+from sentiment_model.shards import Shard
 from sentiment_model.store import DatasetWriter
-from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, git_commit
+from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog, git_commit
 
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
 
@@ -133,6 +137,52 @@ def test_a_killed_worker_is_replaced(engine: LocalEngine, inbox: Path, tmp_path:
         engine.score(shards[1])
     receipts = [engine.score(shard) for shard in shards]
     assert receipts[0].model_dump_json() == first.model_dump_json()
+    assert len(published_rows(tmp_path / "table")) == 1020
+
+
+def test_a_worker_that_starts_while_another_is_killed_does_not_outlive_the_pool(
+    inbox: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    job, shards = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
+    engine = LocalEngine(partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None), 2)
+
+    def workers() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+    before = workers()
+    engine.score(shards[0])
+    (first,) = (worker for worker in workers() if worker not in before)
+    first.send_signal(signal.SIGSTOP)  # busy, so that the next but one shard needs a second worker
+    start = SpawnProcess.start
+
+    def start_slowly(process: SpawnProcess) -> None:
+        start(process)
+        first.kill()
+        time.sleep(1)  # for the pool to notice, and to end the workers that it knows
+
+    def score(shard: Shard) -> str:
+        try:
+            engine.score(shard)
+        except WorkerLostError:
+            return "lost"
+        return "scored"
+
+    with ThreadPoolExecutor(2) as threads:
+        busy = threads.submit(score, shards[1])
+        time.sleep(1)
+        monkeypatch.setattr(SpawnProcess, "start", start_slowly)
+        late = threads.submit(score, shards[2])
+        assert (busy.result(timeout=60), late.result(timeout=60)) == ("lost", "lost")
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    receipts = [engine.score(shard) for shard in shards]
+    started = [worker for worker in workers() if worker not in before]
+    engine.close()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    for worker in alive:
+        worker.kill()
+    assert alive == []
+    assert len(receipts) == len(shards)
     assert len(published_rows(tmp_path / "table")) == 1020
 
 
@@ -331,11 +381,11 @@ def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(champion: Trac
 def test_what_fails_after_shards_failed_does_not_hide_them() -> None:
     with (
         pytest.raises(ScoringError, match=r"1 of 2 shards failed.*a\.csv: no text") as raised,
-        _raising({"a.csv": "no text"}, 2),
+        _raising({"a.csv": "no text"}, {"1", "2"}),
     ):
         raise StoreError("the disk is gone")
     assert isinstance(raised.value.__cause__, StoreError)
-    with pytest.raises(StoreError, match="gone"), _raising({}, 2):
+    with pytest.raises(StoreError, match="gone"), _raising({}, {"1", "2"}):
         raise StoreError("the disk is gone")
 
 
@@ -353,6 +403,44 @@ def test_a_small_file_that_is_taken_away_does_not_block_the_others(champion: Tra
     (inbox / "e.csv").unlink()
     summary: ScoringSummary = score(run)
     assert (summary.shards, summary.new_files, summary.scored) == (1, 1, 20)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_died_between_cancelling_and_planning_anew_is_completed(
+    champion: Tracker, inbox: Path, settings_in: Path
+) -> None:
+    (inbox / "e.csv").write_text("body\nno column named text\n")
+    run = run_on(inbox, shard_rows=200)
+    with pytest.raises(ScoringError, match=r"c\.csv and 1 more"):
+        score(run)
+    (log,) = (settings_in / "store" / "scores" / "_log").iterdir()
+    table = ScoreTable(str(settings_in / "store" / "scores"), log.name)
+    (group,) = (shard for plan in table.plans() for shard in plan.shards if len(shard.pieces) > 1)
+    assert table.cancel(group.id)
+    (inbox / "e.csv").unlink()
+    summary: ScoringSummary = score(run)
+    assert (summary.shards, summary.scored) == (1, 20)
+    assert len(table.plans()) == 2
+
+
+def test_a_run_has_the_rows_of_a_shard_that_another_run_cancels(
+    champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews(10, 1020).write_csv(inbox / "d.csv")
+    run = run_on(inbox, shard_rows=200)
+    start = flows.score.start_mlflow_run  # what a run does next when it has planned
+
+    def overtaken(*arguments: Any) -> TrainingRunLog:
+        monkeypatch.setattr(flows.score, "start_mlflow_run", start)
+        other: ScoringSummary = score(run)  # finds small files that were put together and are not in work yet
+        assert (other.scored, other.shards) == (1030, 9)
+        return start(*arguments)
+
+    monkeypatch.setattr(flows.score, "start_mlflow_run", overtaken)
+    summary: ScoringSummary = score(run)
+    assert summary.scored == 1030
+    rows = pl.concat([pl.read_parquet(path, glob=False) for path in summary.scores], how="diagonal_relaxed")
+    assert sorted(rows["id"].cast(pl.Int64)) == list(range(1030))
 
 
 def test_labels_come_back_as_a_source(inbox: Path, tmp_path: Path, champion: Tracker) -> None:

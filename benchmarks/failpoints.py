@@ -1,0 +1,149 @@
+"""The scoring flow with failpoints: ``python -m benchmarks.failpoints`` takes the options of ``python -m flows.score``.
+
+The product knows nothing of them. This module wraps the few operations by which it changes a disk, and kills the
+process that reaches a point which the environment names. Workers are spawned with this module as their main module,
+so they have the points too.
+"""
+
+import functools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "BENCHMARK_FAILPOINTS"
+STARTED = "started"
+"""File that a run leaves in the folder of its failpoints when all is imported and the flow starts."""
+
+_OPERATIONS = {
+    "split part": ("write", "close", "fsync", "fsync folder of"),
+    "split manifest": ("write", "fsync", "link", "fsync folder of"),
+    "plan": ("write", "fsync", "link", "fsync folder of"),
+    "cancellation": ("write", "fsync", "link", "fsync folder of"),
+    "claim": ("write", "fsync", "link", "rename", "fsync folder of"),
+    "scores": ("write", "close", "fsync", "fsync folder of"),
+    "quarantine": ("write", "close", "fsync"),
+    "receipt": ("write", "fsync", "link", "fsync folder of"),
+    "shard": ("publish",),
+    "published scores": ("rename", "fsync folder of"),
+    "published quarantine": ("rename", "fsync folder of"),
+    "staging": ("remove",),
+    "run manifest": ("write", "fsync", "link", "fsync folder of"),
+}
+POINTS = tuple(
+    f"{moment} {operation} {what}"
+    for what, operations in _OPERATIONS.items()
+    for operation in operations
+    for moment in ("before", "after")
+)
+"""The name of every failpoint, in the order in which a run comes to them."""
+
+_PATHS = {
+    r"/split/[^/]+/(_manifest\.json|$)": "split manifest",
+    r"/split/[^/]+/[0-9a-f]{12}/": "split part",
+    r"/_log/[^/]+/plans/": "plan",
+    r"/_log/[^/]+/cancelled/": "cancellation",
+    r"/_log/[^/]+/claims/": "claim",
+    r"/_log/[^/]+/receipts/": "receipt",
+    r"/_log/[^/]+/runs/": "run manifest",
+    r"/_staged/[^/]+/quarantine": "quarantine",
+    r"/_staged/": "scores",
+    r"/scores/version=": "published scores",
+    r"/quarantine/version=": "published quarantine",
+}
+
+
+@dataclass(frozen=True)
+class Armed:
+    """The points at which a run and its workers are killed, each once.
+
+    Attributes:
+        points: on which visit of a process to each point, 1 for the first.
+        folder: where a process that is about to be killed leaves a file with the name of the point.
+    """
+
+    points: dict[str, int]
+    folder: str
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variable that tells a process."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    def fired(self) -> dict[str, str]:
+        """Return which points have been reached by which process, `flow` or `worker`."""
+        return {path.name: path.read_text() for path in Path(self.folder).iterdir() if path.name in self.points}
+
+
+class _Failpoints:
+    def __init__(self, armed: Armed) -> None:
+        self._armed = armed
+        self._visits: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def reach(self, point: str) -> None:
+        with self._lock:
+            self._visits[point] += 1
+            if self._armed.points.get(point) != self._visits[point]:
+                return
+            try:
+                with Path(self._armed.folder, point).open("x") as file:
+                    file.write("flow" if multiprocessing.parent_process() is None else "worker")
+            except FileExistsError:  # another process, or another run, was killed here
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(self, owner: Any, name: str, operation: str, what: Callable[..., str | None]) -> None:
+        """Put a point before and one after a function where `what`, given its arguments, names what it works on."""
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            of = what(*arguments, **options)
+            if of is None or operation not in _OPERATIONS[of]:
+                return function(*arguments, **options)
+            self.reach(f"before {operation} {of}")
+            result = function(*arguments, **options)
+            self.reach(f"after {operation} {of}")
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def _kind(path: str | os.PathLike[str]) -> str | None:
+    return next((kind for pattern, kind in _PATHS.items() if re.search(pattern, os.fspath(path))), None)
+
+
+def _install(armed: Armed) -> None:
+    import pyarrow.parquet as pq
+
+    from sentiment_model import objects, score_table
+
+    points = _Failpoints(armed)
+    points.wrap(Path, "write_bytes", "write", lambda path, *_: _kind(path))
+    points.wrap(pq.ParquetWriter, "write_table", "write", lambda writer, *_: _kind(writer.where))
+    points.wrap(pq.ParquetWriter, "close", "close", lambda writer: _kind(writer.where))
+    points.wrap(objects, "fsync", "fsync", lambda path: None if path.is_dir() else _kind(path))
+    points.wrap(objects, "fsync", "fsync folder of", lambda path: _kind(f"{path}/") if path.is_dir() else None)
+    points.wrap(os, "link", "link", lambda _, target: _kind(target))
+    points.wrap(os, "replace", "rename", lambda _, target: _kind(target))
+    points.wrap(score_table.ScoreTable, "_publish", "publish", lambda *_: "shard")
+    points.wrap(score_table, "rmtree", "remove", lambda *_, **__: "staging")
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    armed = Armed(**json.loads(os.environ[VARIABLE]))
+    _install(armed)
+
+if __name__ == "__main__":
+    from flows.score import main
+
+    Path(armed.folder, STARTED).touch()
+    sys.exit(main())
