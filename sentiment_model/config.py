@@ -13,7 +13,7 @@ from sentiment_model.profiles import PROFILES, Profile
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
 Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
-Cell = Literal["rnn", "lstm", "gru", "mingru"]
+Cell = Literal["rnn", "lstm", "gru", "mingru", "qrnn"]
 Pooling = Literal["last", "max", "mean"]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
@@ -160,7 +160,9 @@ class TokenizeConfig(ProfileSection):
     max_vocabulary: int = Field(
         30_000, ge=10, le=5_000_000, description="Largest vocabulary, in tokens, the two special ones included."
     )
-    min_count: int = Field(2, ge=1, description="Tokens seen fewer times than this in training are unknown.")
+    min_count: int = Field(
+        2, ge=1, description="Tokens seen fewer times than this in the training and unlabelled reviews are unknown."
+    )
     max_tokens: int = Field(
         400, ge=4, le=100_000, description="Longer reviews keep their first and last half of this many tokens."
     )
@@ -172,7 +174,7 @@ class ModelConfig(ProfileSection):
     cell: Cell = Field("mingru", description="Recurrent cell; `mingru` is the fastest and as accurate as `lstm`.")
     layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
     hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
-    bidirectional: bool = Field(True, description="Whether a second network reads each review backwards.")
+    bidirectional: bool = Field(True, description="Whether other layers read each review backwards.")
     embedding_size: int = Field(100, ge=1, le=4096, description="Size of the token embeddings.")
     pooling: tuple[Pooling, ...] = Field(
         ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
@@ -212,6 +214,12 @@ class TrainConfig(ProfileSection):
         lt=1.0,
         title="EMA decay",
         description="Decay per step of the averaged weights that are kept; 0 turns it off.",
+    )
+    pretraining_tokens: int = Field(
+        0,
+        ge=0,
+        description="About how many tokens of all reviews, the unlabelled ones too, the network reads first to learn "
+        "to predict the next one; in several passes, or from a part of the reviews.",
     )
     self_training: bool = Field(
         False,
@@ -282,7 +290,7 @@ class TrainingRun(Config):
     unlabelled: IngestConfig | None = Field(
         None,
         title="Unlabelled reviews",
-        description="More reviews, whose labels are not read, for `train.self_training`.",
+        description="More reviews, whose labels are not read, for pretraining and self-training.",
     )
     clean: CleanConfig = Field(default_factory=CleanConfig, description="Normalisation and split.")
     tokenize: TokenizeConfig = Field(default_factory=TokenizeConfig, description=f"Vocabulary and token ids. {_OPEN}")

@@ -1,4 +1,4 @@
-"""Everything that is learned from reviews: the network, the wide part, how they are weighed, and self-training."""
+"""Everything that is learned from reviews: the encoder, the network, the wide part, their weights; self-training."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +11,11 @@ from sentiment_model.batching import TokenizedReviews
 from sentiment_model.calibration import Floats, fit_combination, fit_temperature
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.inference import predict_logits
+from sentiment_model.language_model import pretrain
 from sentiment_model.naive_bayes import fit_ngrams
 from sentiment_model.network import SentimentModel
 from sentiment_model.ngrams import NGramScore
-from sentiment_model.training import EpochMetrics, Observer, TrainingResult, train
+from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, TrainingResult, train
 
 _TOKENS_PER_BATCH = 16_384
 
@@ -50,10 +51,11 @@ def fit_model(
 ) -> FittedModel | None:
     """Train the network, fit the wide part beside it, and weigh both on the validation reviews.
 
-    With unlabelled reviews, a second network learns the labelled reviews and the first model's probabilities of the
-    others, and replaces the first if its validation loss is lower: self-training with soft labels, as in Xie et al.
-    (2020), "Self-Training with Noisy Student". The wide part learns from the labelled reviews alone; taught by the
-    model it repeats what the network says and the sum gets worse.
+    With `config.pretraining_tokens`, networks start from an encoder that has learned to predict the tokens of all these
+    reviews. With `config.self_training`, a second network learns the labelled reviews and the first model's
+    probabilities of the others, and replaces the first if its validation loss is lower: self-training with soft labels,
+    as in Xie et al. (2020), "Self-Training with Noisy Student". The wide part learns from the labelled reviews alone;
+    taught by the model it repeats what the network says and the sum gets worse.
 
     Args:
         reviews: labelled reviews to train on.
@@ -63,7 +65,7 @@ def fit_model(
         model_config: architecture.
         config: optimisation.
         device: where to compute.
-        checkpoint: file from which an interrupted training resumes; the second network has one of its own beside it.
+        checkpoint: file from which an interrupted training resumes; each phase has one of its own beside it.
         observer: is told how training goes.
 
     Returns:
@@ -73,52 +75,84 @@ def fit_model(
         QualityError: a split is empty or has a row without a label, or the validation reviews are of one class.
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
+    phases = _Phases(observer)
+    pretrained = None
+    if config.pretraining_tokens:
+        encoder = pretrain(
+            reviews if unlabelled is None else reviews.join(unlabelled),
+            validation,
+            vocabulary_size,
+            model_config,
+            config,
+            device=device,
+            checkpoint=_phase_checkpoint(checkpoint, "pretraining"),
+            observer=phases,
+        )
+        pretrained = encoder.weights
+        phases.end(encoder.steps)
 
-    def fit_network(learned_from: TokenizedReviews, path: Path, watcher: Observer | None) -> TrainingResult:
-        return train(
+    def fit_network(learned_from: TokenizedReviews, phase: str) -> TrainingResult:
+        result = train(
             learned_from,
             validation,
             vocabulary_size,
             model_config,
             config,
             device=device,
-            checkpoint=path,
-            observer=watcher,
+            checkpoint=_phase_checkpoint(checkpoint, phase),
+            observer=phases,
+            pretrained=pretrained,
         )
+        phases.end(result.steps, len(result.history))
+        return result
 
-    result = fit_network(reviews, checkpoint, observer)
+    result = fit_network(reviews, "first")
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     wide = fit_ngrams(reviews, model_config.ngrams) if is_first and model_config.ngrams else None
-    if unlabelled is not None and len(unlabelled):
+    if config.self_training and unlabelled is not None and len(unlabelled):
         labels = torch.empty(len(unlabelled), device=device)
         if is_first:
             teacher = _weigh(result, wide, validation)
             labels.copy_(_probabilities(teacher, unlabelled, vocabulary_size, model_config, device))
         if dist.is_initialized():
             dist.broadcast(labels, 0)
-        taught = reviews.join(replace(unlabelled, labels=labels.cpu()))
-        second = fit_network(taught, second_checkpoint(checkpoint), observer and _After(observer, result))
+        second = fit_network(reviews.join(replace(unlabelled, labels=labels.cpu())), "second")
         history = [*result.history, *(_later(metrics, len(result.history)) for metrics in second.history)]
         result = replace(min(result, second, key=_validation_loss), history=history)
     return _weigh(result, wide, validation) if is_first else None
 
 
-def second_checkpoint(checkpoint: Path) -> Path:
-    """Return where the second network of self-training keeps its checkpoint."""
-    return checkpoint.with_stem(f"{checkpoint.stem}-second")
+def _phase_checkpoint(checkpoint: Path, phase: str) -> Path:
+    return checkpoint.with_stem(f"{checkpoint.stem}-{phase}")
 
 
-class _After:
-    """Numbers the steps and epochs of a second training after those of the first."""
+def checkpoints(checkpoint: Path) -> list[Path]:
+    """Return the checkpoints that there are of a training."""
+    return sorted(checkpoint.parent.glob(f"{checkpoint.stem}-*{checkpoint.suffix}"))
 
-    def __init__(self, observer: Observer, first: TrainingResult) -> None:
-        self._observer, self._steps, self._epochs = observer, first.steps, len(first.history)
+
+class _Phases:
+    """Numbers the steps and epochs of each phase after those of the ones before."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self._observer, self._steps, self._epochs = observer, 0, 0
+
+    def end(self, steps: int, epochs: int = 0) -> None:
+        """Begin another phase; the one before took so many."""
+        self._steps += steps
+        self._epochs += epochs
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        self._observer.on_step(step + self._steps, total_steps + self._steps, loss)
+        if self._observer:
+            self._observer.on_step(step + self._steps, total_steps + self._steps, loss)
+
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        if self._observer:
+            self._observer.on_pretraining_epoch(metrics)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        self._observer.on_epoch(_later(metrics, self._epochs))
+        if self._observer:
+            self._observer.on_epoch(_later(metrics, self._epochs))
 
 
 def _later(metrics: EpochMetrics, epochs: int) -> EpochMetrics:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
-from sentiment_model.network import SentimentModel, SentimentNetwork
+from sentiment_model.network import SentimentModel, SentimentNetwork, Table
 from sentiment_model.ngrams import NGramScore
 
 
@@ -34,12 +34,12 @@ def predict_logits(
     batches = plan_batches(reviews.lengths, token_budget)
     logits = torch.empty(len(reviews), *parts)
     network.eval()
-    table = _table(network, reviews, device)
+    tables = _tables(network, reviews, device)
 
     def answer(batch: Batch) -> Tensor:
         with torch.inference_mode(), autocast(device):
             ids, lengths = reviews.batch(batch.rows, batch.padded_length)
-            answered: Tensor = network(ids.to(device), lengths.to(device), *table).cpu()
+            answered: Tensor = network(ids.to(device), lengths.to(device), *tables).cpu()
             return answered
 
     with _batch_threads(device) as threads:
@@ -48,19 +48,19 @@ def predict_logits(
     return logits
 
 
-def _table(
+def _tables(
     network: SentimentNetwork | SentimentModel | NGramScore, reviews: TokenizedReviews, device: torch.device
-) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return the table that spares the network work, or nothing where there is none or it would be more work."""
+) -> tuple[tuple[Table, ...], ...]:
+    """Return the tables that spare the network work, or nothing where there are none or they would be more work."""
     if isinstance(network, NGramScore):
         return ()
     recurrent = network.recurrent if isinstance(network, SentimentModel) else network
-    # The table costs as much as computing each token of the vocabulary once.
-    if len(reviews.values) <= recurrent.embedding.num_embeddings:
+    # The tables cost as much as computing each token of the vocabulary once.
+    if len(reviews.values) <= recurrent.encoder.embedding.num_embeddings:
         return ()
     with torch.inference_mode(), autocast(device):
-        table = recurrent.tabulate()
-    return () if table is None else (table,)
+        tables = recurrent.encoder.tabulate()
+    return () if tables is None else (tables,)
 
 
 @contextmanager
@@ -84,5 +84,5 @@ def _batch_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that computes in bfloat16 on CUDA; on the CPU it was measured to gain nothing."""
+    """Return the context that computes in bfloat16 on CUDA; on the CPU a score is the same with and without tables."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()

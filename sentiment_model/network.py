@@ -1,117 +1,114 @@
-"""The recurrent classifier: embedding -> recurrent layers -> masked pooling -> linear.
+"""The recurrent classifier: embedding -> recurrent layers, once in each direction -> masked pooling -> linear.
 
-Batches are padded at the end and carry their lengths. A review's logit depends on its own tokens alone: the
-backward direction starts at each review's own last token, and pooling sees no padding. Each direction is a network
-of its own, because PyTorch's bidirectional modules start the backward one in the padding unless the batch is packed,
-and packed sequences are many times slower on CPU.
+Batches are padded at the end and carry their lengths. A review's logit depends on its own tokens alone: a direction
+reads from a review's first token on, the backward one from its last, so that all padding comes after it, and pooling
+sees no padding. Each direction is a stack of layers of its own, as in Peters et al. (2018), "Deep Contextualized Word
+Representations": neither sees what the other has read, so both can learn to predict the next token of a text.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
 from sentiment_model.mingru import MinGRULayer
 from sentiment_model.ngrams import NGramScore
 from sentiment_model.pooling import masked_max, masked_mean
+from sentiment_model.qrnn import QRNNLayer
 
 PAD_ID = 0
 UNKNOWN_ID = 1
 
+Table = tuple[Tensor, ...]
+"""What the first layer of a direction computes of each token of the vocabulary, see :meth:`Encoder.tabulate`."""
+
+
+class Layer(Protocol):
+    """A recurrent layer: (time, batch, input_size) to (time, batch, hidden_size)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the states of every step."""
+
+    def reset_parameters(self) -> None:
+        """Initialise."""
+
+
 _CELLS: dict[str, type[nn.RNN | nn.LSTM | nn.GRU]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+_PARALLEL_CELLS: dict[str, type[MinGRULayer | QRNNLayer]] = {"mingru": MinGRULayer, "qrnn": QRNNLayer}
 
 
-class _ReverseWithinLengths(torch.autograd.Function):
-    """Reverses the first `length` steps of each sequence and leaves the padding in place.
+class StandardLayer(nn.Module):
+    """One of PyTorch's own recurrent layers."""
 
-    The permutation is its own inverse, so the gradient is the same gather; autograd's own gradient of a gather is a
-    scatter-add, which is several times slower.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        return x.gather(0, index.unsqueeze(-1).expand_as(x))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return gradients[0].gather(0, index.unsqueeze(-1).expand_as(gradients[0])), None
-
-
-def reverse_within_lengths(x: Tensor, lengths: Tensor) -> Tensor:
-    """Reverse each sequence of a time-major batch within its own length.
-
-    Args:
-        x: states, shape (time, batch, features).
-        lengths: lengths, shape (batch,).
-
-    Returns:
-        tensor of the shape of `x`; steps from `length` on are unchanged.
-    """
-    step = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-    index = torch.where(step < lengths, lengths - 1 - step, step)
-    return _ReverseWithinLengths.apply(x, index)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class RecurrentLayer(nn.Module):
-    """One recurrent layer, in one direction or both.
-
-    Maps (time, batch, input_size) to (time, batch, hidden_size * directions).
-    """
-
-    def __init__(self, cell: str, input_size: int, hidden_size: int, bidirectional: bool) -> None:
+    def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.forwards = _CELLS[cell](input_size, hidden_size)
-        self.backwards = _CELLS[cell](input_size, hidden_size) if bidirectional else None
+        self.recurrent = _CELLS[cell](input_size, hidden_size)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states of every step; those past a sequence's length are meaningless."""
-        states: Tensor = self.forwards(x)[0]
-        if self.backwards is None:
-            return states
-        reverse: Tensor = self.backwards(reverse_within_lengths(x, lengths))[0]
-        return torch.cat([states, reverse_within_lengths(reverse, lengths)], dim=-1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the states of every step."""
+        # On the CPU these layers gain nothing from a lower precision.
+        with torch.autocast(x.device.type, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
+            states: Tensor = self.recurrent(x)[0]
+        return states
 
     def reset_parameters(self) -> None:
         """Initialise: orthogonal recurrence, LSTM forget gates open."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if "weight_hh" in name:
-                    for gate in torch.split(parameter, self.forwards.hidden_size):
+                    for gate in torch.split(parameter, self.recurrent.hidden_size):
                         nn.init.orthogonal_(gate)
                 elif "weight_ih" in name:
                     nn.init.xavier_uniform_(parameter)
                 else:
                     parameter.zero_()
-                    if isinstance(self.forwards, nn.LSTM) and "bias_ih" in name:
-                        nn.init.ones_(torch.split(parameter, self.forwards.hidden_size)[1])
+                    if isinstance(self.recurrent, nn.LSTM) and "bias_ih" in name:
+                        nn.init.ones_(torch.split(parameter, self.recurrent.hidden_size)[1])
 
 
-def _layer(config: ModelConfig, input_size: int) -> RecurrentLayer | MinGRULayer:
-    if config.cell == "mingru":
-        return MinGRULayer(input_size, config.hidden_size, config.bidirectional)
-    return RecurrentLayer(config.cell, input_size, config.hidden_size, config.bidirectional)
+def _layer(cell: str, input_size: int, hidden_size: int) -> nn.Module:
+    if cell in _PARALLEL_CELLS:
+        return _PARALLEL_CELLS[cell](input_size, hidden_size)
+    return StandardLayer(cell, input_size, hidden_size)
 
 
-class SentimentNetwork(nn.Module):
-    """Recurrent network that maps token ids to one logit per review.
+class Direction(nn.Module):
+    """The recurrent layers of one direction: (time, batch, embedding_size) to (time, batch, hidden_size)."""
 
-    Max and mean pooling over all states follow Johnson & Zhang (2016), "Supervised and Semi-Supervised Text
-    Categorization using LSTM for Region Embeddings"; dropping one mask per sequence on the embeddings follows Gal &
-    Ghahramani (2016), "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks".
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
+        self.layers = nn.ModuleList(_layer(config.cell, size, config.hidden_size) for size in sizes)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last layer's states of every step; those past a sequence's length are meaningless."""
+        return self._deepen(self.layers[0](x))
+
+    def look_up(self, table: Table, ids: Tensor) -> Tensor:
+        """Return the same for token ids, shape (time, batch), with the table of this direction."""
+        return self._deepen(cast("MinGRULayer | QRNNLayer", self.layers[0]).look_up(table, ids))
+
+    def _deepen(self, states: Tensor) -> Tensor:
+        for layer in self.layers[1:]:
+            states = layer(self.dropout(states))
+        return states
+
+
+class Encoder(nn.Module):
+    """Embedding and directions: token ids to the states of every step.
+
+    Dropping one mask per sequence on the embeddings follows Gal & Ghahramani (2016), "A Theoretically Grounded
+    Application of Dropout in Recurrent Neural Networks".
     """
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PAD_ID)
-        width = config.hidden_size * (2 if config.bidirectional else 1)
-        self.layers = nn.ModuleList(_layer(config, width if i else config.embedding_size) for i in range(config.layers))
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(width * len(config.pooling), 1)
+        self.directions = nn.ModuleList(Direction(config) for _ in range(2 if config.bidirectional else 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,57 +116,100 @@ class SentimentNetwork(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
             self.embedding.weight[PAD_ID].zero_()
-        for layer in self.layers:
-            layer.reset_parameters()  # type: ignore[operator]
+        for direction in self._directions():
+            for layer in direction.layers:
+                cast("Layer", layer).reset_parameters()
 
-    def tabulate(self) -> tuple[Tensor, Tensor] | None:
-        """Return what the first layer computes of each token of the vocabulary, if that needs no other token.
+    def tabulate(self) -> tuple[Table, ...] | None:
+        """Return what the first layers compute of each token of the vocabulary, if that needs no state.
 
-        With this table, :meth:`forward` looks up what it otherwise computes anew for each occurrence of a token.
+        With these tables, one for each direction, :meth:`forward` looks up what it otherwise computes anew for each
+        occurrence of a token.
         """
-        first = self.layers[0]
-        return first.project(self.embedding.weight) if isinstance(first, MinGRULayer) else None
+        if self.config.cell not in _PARALLEL_CELLS:
+            return None
+        firsts = [cast("MinGRULayer | QRNNLayer", direction.layers[0]) for direction in self._directions()]
+        return tuple(first.tabulate(self.embedding.weight) for first in firsts)
 
-    def forward(self, ids: Tensor, lengths: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Return logits of the positive class.
+    def forward(
+        self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what each direction reads and its states.
 
         Args:
             ids: token ids padded at the end with 0, shape (batch, time).
             lengths: number of tokens of each review, at least 1, shape (batch,).
-            table: what :meth:`tabulate` returned, in evaluation only: it knows nothing of dropout.
+            tables: what :meth:`tabulate` returned, in evaluation only: it knows nothing of dropout.
 
-        Returns:
-            logits in float32, shape (batch,).
+        Yields:
+            token ids in the order of reading, shape (time, batch), and states, shape (time, batch, hidden_size); both
+            are meaningless past a review's length.
         """
-        if table is None:
-            x = self.layers[0](self._embed(ids), lengths)
-        else:
-            x = self.layers[0].scan(*(F.embedding(ids.t(), column) for column in table), lengths)  # type: ignore[operator]
-        for layer in self.layers[1:]:
-            x = layer(self.dropout(x), lengths)
-        pooled = torch.cat([self._pool(kind, x, lengths) for kind in self.config.pooling], dim=-1)
-        logits: Tensor = self.classifier(self.dropout(pooled)).squeeze(-1)
-        return logits.float()
+        for number, direction in enumerate(self._directions()):
+            ordered = (reverse_within_lengths(ids, lengths) if number else ids).t()
+            if tables is None:
+                yield ordered, direction(self._embed(ordered))
+            else:
+                yield ordered, direction.look_up(tables[number], ordered)
+
+    def _directions(self) -> Iterator[Direction]:
+        return (cast("Direction", direction) for direction in self.directions)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Map (batch, time) to (time, batch, embedding_size)."""
+        """Map (time, batch) to (time, batch, embedding_size)."""
         if self.training and self.config.word_dropout:
             dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
             ids = torch.where(dropped, UNKNOWN_ID, ids)
-        x: Tensor = self.embedding(ids.t())
+        x: Tensor = self.embedding(ids)
         if self.training and self.config.embedding_dropout:
             keep = 1.0 - self.config.embedding_dropout
             x = x * (torch.rand(x.shape[1:], device=x.device) < keep).to(x.dtype) / keep
         return x
 
+
+class SentimentNetwork(nn.Module):
+    """Recurrent network that maps token ids to one logit per review.
+
+    Max and mean pooling over all states follow Johnson & Zhang (2016), "Supervised and Semi-Supervised Text
+    Categorization using LSTM for Region Embeddings".
+    """
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(vocabulary_size, config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size * len(self.encoder.directions) * len(config.pooling), 1)
+
+    def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
+        """Return logits of the positive class, float32, shape (batch,); arguments are as for :class:`Encoder`."""
+        pooled = [
+            self._pool(kind, states, lengths)
+            for _, states in self.encoder(ids, lengths, tables)
+            for kind in self.config.pooling
+        ]
+        with torch.autocast(ids.device.type, enabled=False):  # a logit needs more than the 8 bits of bfloat16
+            features = torch.cat(pooled, dim=-1).to(self.classifier.weight.dtype)
+            logits: Tensor = self.classifier(self.dropout(features)).squeeze(-1)
+        return logits.float()
+
     def _pool(self, kind: str, states: Tensor, lengths: Tensor) -> Tensor:
-        """Reduce (time, batch, width) to (batch, width), without the padding."""
+        """Reduce (time, batch, hidden_size) to (batch, hidden_size), without the padding."""
         if kind == "last":
-            last = states[lengths - 1, torch.arange(states.shape[1], device=states.device)]
-            if not self.config.bidirectional:
-                return last
-            return torch.cat([last[:, : self.config.hidden_size], states[0, :, self.config.hidden_size :]], dim=-1)
+            return states[lengths - 1, torch.arange(states.shape[1], device=states.device)]
         return masked_max(states, lengths) if kind == "max" else masked_mean(states, lengths)
+
+
+def reverse_within_lengths(ids: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse each row within its own length; what follows stays as it is.
+
+    Args:
+        ids: shape (batch, time).
+        lengths: shape (batch,).
+    """
+    step = torch.arange(ids.shape[1], device=ids.device)
+    last = lengths.unsqueeze(1) - 1
+    return ids.gather(1, torch.where(step <= last, last - step, step))
 
 
 class SentimentModel(nn.Module):
@@ -183,17 +223,17 @@ class SentimentModel(nn.Module):
         self.recurrent = SentimentNetwork(vocabulary_size, config)
         self.wide = NGramScore(config.ngrams) if config.ngrams else None
 
-    def forward(self, ids: Tensor, lengths: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
         """Return the logits of the parts, whose sum is the logit of the positive class.
 
         Args:
             ids: token ids padded at the end with 0, shape (batch, time).
             lengths: number of tokens of each review, at least 1, shape (batch,).
-            table: what :meth:`SentimentNetwork.tabulate` returned, in evaluation only.
+            tables: what :meth:`Encoder.tabulate` returned, in evaluation only.
 
         Returns:
             the recurrent part's logits and the wide part's (zeros where there is none), float32, shape (batch, 2).
         """
-        recurrent = self.recurrent(ids, lengths, table)
+        recurrent = self.recurrent(ids, lengths, tables)
         wide = torch.zeros_like(recurrent) if self.wide is None else self.wide(ids, lengths)
         return torch.stack([recurrent, wide], dim=1)

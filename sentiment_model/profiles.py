@@ -15,8 +15,9 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     },
     "default": {},
     "nightly": {
-        "model": {"embedding_dropout": 0.3, "dropout": 0.3},
-        "train": {"self_training": True},
+        "tokenize": {"max_vocabulary": 40_000},
+        "model": {"cell": "qrnn", "hidden_size": 256, "embedding_size": 200, "word_dropout": 0.2},
+        "train": {"epochs": 3, "pretraining_tokens": 32_000_000, "self_training": True},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
@@ -27,6 +28,7 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "tokens_per_batch": 65_536,
             "patience": 3,
+            "pretraining_tokens": 500_000_000,
             "self_training": True,
         },
     },

@@ -28,7 +28,7 @@ from sentiment_model.training_job import TRAIN
 _STAGES = (INGEST, CLEAN, TOKENIZE, TRAIN, BASELINE, EVALUATE, SPLIT)
 _SCORES = ("scores/scores", "scores/quarantine", "scores/csv", "scores/to-label")
 _IN_DATASET = re.compile(r"[^/]+/([0-9a-f]{20})/")
-_CHECKPOINT = re.compile(r"train-([0-9a-f]{20})(-second)?\.(safetensors|tmp)")
+_CHECKPOINT = re.compile(r"train-([0-9a-f]{20})-[a-z]+\.(safetensors|tmp)")
 
 
 class Verdict(BaseModel):

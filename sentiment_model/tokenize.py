@@ -1,4 +1,4 @@
-"""Tokenize: normalised text to token ids, with a vocabulary of the training reviews."""
+"""Tokenize: normalised text to token ids, with a vocabulary of the training and the unlabelled reviews."""
 
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from sentiment_model.parts import PartWriter
 from sentiment_model.store import DatasetWriter, Stage
 from sentiment_model.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
 
-TOKENIZE = Stage("tokenize", 1)
+TOKENIZE = Stage("tokenize", 2)
 
 TOKEN_SCHEMA = pl.Schema(
     {
@@ -42,9 +42,9 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
         and the share of reviews that were cut.
 
     Raises:
-        QualityError: no token of the training reviews is frequent enough.
+        QualityError: no token of these reviews is frequent enough.
     """
-    vocabulary = Vocabulary.fit(reviews.filter(pl.col("split") == "train"), config)
+    vocabulary = Vocabulary.fit(reviews.filter(pl.col("split").is_in(["train", "unlabelled"])), config)
     vocabulary.save(writer.file("vocabulary.parquet", role="vocabulary"))
     encoded = encode(reviews, vocabulary, config.max_tokens).select("split", *TOKEN_SCHEMA)
     tallies = []

@@ -43,7 +43,7 @@ from sentiment_model.errors import ModelError, TrackingError
 from sentiment_model.objects import first_line
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset
-from sentiment_model.training import EpochMetrics
+from sentiment_model.training import EpochMetrics, PretrainingMetrics
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FINGERPRINT_TAG = "sentiment.fingerprint"
@@ -109,11 +109,18 @@ class TrainingRunLog:
 
     def log_epoch(self, metrics: EpochMetrics) -> None:
         """Log an epoch's figures with the epoch as step, unless the run holds that epoch already."""
-        figures = asdict(metrics)
+        self._log_once(asdict(metrics))
+
+    def log_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        """Log the figures of an epoch of pretraining, likewise, under names of their own."""
+        self._log_once(asdict(metrics), prefix="pretraining_")
+
+    def _log_once(self, figures: dict[str, float], prefix: str = "") -> None:
+        epoch = int(figures.pop("epoch"))
         with _mlflow_errors():
-            history = self._client.get_metric_history(self.run_id, "validation_loss")
-            if not any(metric.step == metrics.epoch for metric in history):
-                self._log(figures, step=figures.pop("epoch"))
+            history = self._client.get_metric_history(self.run_id, f"{prefix}validation_loss")
+            if not any(metric.step == epoch for metric in history):
+                self._log({f"{prefix}{name}": value for name, value in figures.items()}, step=epoch)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Log figures of the whole run."""

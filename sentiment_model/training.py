@@ -7,7 +7,8 @@ rank). A training that resumes from a checkpoint therefore ends with the same we
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -24,24 +25,30 @@ from sentiment_model.calibration import fit_temperature
 from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.inference import autocast, predict_logits
+from sentiment_model.inference import predict_logits
 from sentiment_model.network import SentimentNetwork
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
+@dataclass(frozen=True, kw_only=True)
+class PretrainingMetrics:
+    """Figures of one epoch of predicting tokens; losses are in nats a token, rates are per second of training."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics(PretrainingMetrics):
     """Figures of one epoch; losses are mean binary cross-entropy in nats, rates are per second of training.
 
     The validation loss is taken after temperature scaling, as the model is used; the training loss is before it.
     """
 
-    epoch: int
-    train_loss: float
-    validation_loss: float
     validation_accuracy: float
-    learning_rate: float
-    seconds: float
-    tokens_per_second: float
 
 
 @dataclass(frozen=True)
@@ -55,14 +62,51 @@ class TrainingResult:
     validation_logits: Tensor
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The state with the best validation loss, and how training went: the figures of each epoch."""
+
+    weights: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    best_epoch: int
+    steps: int
+
+
+class Objective(Protocol):
+    """What a network is trained for."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+
+    @property
+    def reviews(self) -> TokenizedReviews:
+        """What it learns from."""
+
+    def loss(self, network: nn.Module, rows: Tensor, padded_length: int) -> Tensor:
+        """Return the sum of the losses of some reviews; `network` is the one above or stands for it."""
+
+    def count(self, rows: Tensor) -> int:
+        """Return how many losses are summed over these reviews."""
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Return the figures of a network of the same kind, `validation_loss` among them."""
+
+    def report(self, observer: "Observer", metrics: dict[str, Any]) -> None:
+        """Tell the observer of an epoch."""
+
+
 class Observer(Protocol):
     """Is told how training goes; called on the first process only."""
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         """Called after each optimizer step with the number of steps done."""
 
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        """Called after each epoch of pretraining. A resumed training repeats no epoch that was checkpointed."""
+
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Called after each epoch. A resumed training repeats no epoch that was checkpointed."""
+        """Called after each epoch, likewise."""
 
 
 @dataclass
@@ -73,7 +117,7 @@ class _Progress:
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    rows: int = 0
+    losses: int = 0
     tokens: int = 0
     seconds: float = 0.0
     best_epoch: int = -1
@@ -131,11 +175,23 @@ def train(
     device: torch.device,
     checkpoint: Path,
     observer: Observer | None = None,
+    pretrained: Mapping[str, Tensor] | None = None,
 ) -> TrainingResult:
     """Train until the epochs are done or validation stops improving, resuming from `checkpoint` where it exists.
 
     With an initialised process group, each process computes its share of every global batch and all end with the same
     weights; the loss is that of one process on the global batch.
+
+    Args:
+        train_reviews: labelled reviews; a label may be a probability.
+        validation_reviews: labelled reviews that choose the epoch.
+        vocabulary_size: number of token ids.
+        model_config: architecture.
+        config: optimisation.
+        device: where to compute.
+        checkpoint: file from which an interrupted training resumes.
+        observer: is told how training goes.
+        pretrained: state of the encoder to start from, instead of a random one.
 
     Raises:
         QualityError: a split is empty or has a row without a label.
@@ -144,32 +200,83 @@ def train(
     for name, split in (("train", train_reviews), ("validation", validation_reviews)):
         if len(split) == 0 or bool(split.labels.isnan().any()):
             raise QualityError(f"the {name} split is empty or has reviews without a label; check the cleaned data")
+    torch.manual_seed(config.seed)
+    network = SentimentNetwork(vocabulary_size, model_config)
+    if pretrained:
+        network.encoder.load_state_dict(pretrained)
+    objective = _Classification(network.to(device), train_reviews, validation_reviews, config.tokens_per_batch, device)
+    trained = run_training(objective, config, device=device, checkpoint=checkpoint, observer=observer)
+    network.load_state_dict(trained.weights)
+    return TrainingResult(
+        weights={name: tensor.cpu() for name, tensor in trained.weights.items()},
+        history=[EpochMetrics(**metrics) for metrics in trained.history],
+        best_epoch=trained.best_epoch,
+        steps=trained.steps,
+        validation_logits=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
+    )
+
+
+@dataclass
+class _Classification:
+    """To tell positive reviews from negative ones."""
+
+    network: SentimentNetwork
+    reviews: TokenizedReviews
+    validation_reviews: TokenizedReviews
+    tokens_per_batch: int
+    device: torch.device
+
+    def loss(self, network: nn.Module, rows: Tensor, padded_length: int) -> Tensor:
+        ids, lengths = self.reviews.batch(rows, padded_length)
+        logits = network(ids.to(self.device), lengths.to(self.device))
+        labels = self.reviews.labels[rows].to(self.device)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+    def count(self, rows: Tensor) -> int:
+        return len(rows)
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        kept = cast("SentimentNetwork", network)
+        logits = predict_logits(kept, self.validation_reviews, self.tokens_per_batch, self.device)
+        labels = self.validation_reviews.labels
+        # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
+        logits = logits.double() / fit_temperature(logits.numpy(), labels.numpy())
+        return {
+            "validation_loss": F.binary_cross_entropy_with_logits(logits, labels.double()).item(),
+            "validation_accuracy": ((logits > 0) == (labels > 0.5)).double().mean().item(),
+        }
+
+    def report(self, observer: Observer, metrics: dict[str, Any]) -> None:
+        observer.on_epoch(EpochMetrics(**metrics))
+
+
+def run_training(
+    objective: Objective,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    observer: Observer | None = None,
+) -> Trained:
+    """Train for an objective, see :func:`train`."""
     with _deterministic(device):
-        trainer = _Trainer(
-            train_reviews, validation_reviews, vocabulary_size, model_config, config, device, checkpoint, observer
-        )
-        return trainer.run()
+        return _Trainer(objective, config, device, checkpoint, observer).run()
 
 
 class _Trainer:
     def __init__(
         self,
-        train_reviews: TokenizedReviews,
-        validation_reviews: TokenizedReviews,
-        vocabulary_size: int,
-        model_config: ModelConfig,
+        objective: Objective,
         config: TrainConfig,
         device: torch.device,
         checkpoint: Path,
         observer: Observer | None,
     ) -> None:
-        self.train_reviews, self.validation_reviews = train_reviews, validation_reviews
+        self.objective, self.network = objective, objective.network
         self.config, self.device, self.checkpoint = config, device, checkpoint
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.observer = observer if self.rank == 0 else None
-        torch.manual_seed(config.seed)
-        self.network = SentimentNetwork(vocabulary_size, model_config).to(device)
         self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -180,32 +287,26 @@ class _Trainer:
         self._resume()
         self.parallel: nn.Module = DistributedDataParallel(self.network) if self.world > 1 else self.network
 
-    def run(self) -> TrainingResult:
+    def run(self) -> Trained:
         while self.progress.epoch < self.config.epochs and self.progress.finished_early < self.config.patience:
             self._run_epoch()
-        self.network.load_state_dict(self.best)
-        logits = predict_logits(self.network, self.validation_reviews, self.config.tokens_per_batch, self.device)
-        return TrainingResult(
-            weights={name: tensor.cpu() for name, tensor in self.best.items()},
-            history=[EpochMetrics(**metrics) for metrics in self.progress.history],
-            best_epoch=self.progress.best_epoch,
-            steps=self.progress.step,
-            validation_logits=logits,
-        )
+        progress = self.progress
+        return Trained(self.best, progress.history, progress.best_epoch, progress.step)
 
     def _batches(self, epoch: int) -> list[Batch]:
         seed = self.config.seed * 1_000_003 + epoch
-        return plan_batches(self.train_reviews.lengths, self.config.tokens_per_batch, seed)
+        return plan_batches(self.objective.reviews.lengths, self.config.tokens_per_batch, seed)
 
     def _run_epoch(self) -> None:
         progress = self.progress
         started, saved = time.perf_counter() - progress.seconds, time.monotonic()
         for batch in self._batches(progress.epoch)[progress.batch :]:
-            loss = self._step(batch)
+            count = self.objective.count(batch.rows)
+            loss = self._step(batch, count)
             progress.batch += 1
             progress.step += 1
-            progress.loss_sum += loss * len(batch.rows)
-            progress.rows += len(batch.rows)
+            progress.loss_sum += loss * count
+            progress.losses += count
             progress.tokens += len(batch.rows) * batch.padded_length
             progress.seconds = time.perf_counter() - started
             if self.observer:
@@ -213,20 +314,27 @@ class _Trainer:
             if time.monotonic() - saved >= self.config.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
-        metrics = self._validate()
-        progress.history.append(asdict(metrics))
-        if metrics.validation_loss < progress.best_loss:
-            progress.best_loss, progress.best_epoch = metrics.validation_loss, progress.epoch
+        metrics = {
+            "epoch": progress.epoch,
+            "train_loss": progress.loss_sum / max(1, progress.losses),
+            "learning_rate": learning_rate(progress.step - 1, self.total_steps, self.config),
+            "seconds": progress.seconds,
+            "tokens_per_second": progress.tokens / progress.seconds,
+            **self._validate(),
+        }
+        progress.history.append(metrics)
+        if metrics["validation_loss"] < progress.best_loss:
+            progress.best_loss, progress.best_epoch = metrics["validation_loss"], progress.epoch
             self.best = {name: tensor.clone() for name, tensor in self._kept().state_dict().items()}
         progress.epoch += 1
-        progress.batch = progress.rows = progress.tokens = 0
+        progress.batch = progress.losses = progress.tokens = 0
         progress.loss_sum = progress.seconds = 0.0
         if self.observer:
-            self.observer.on_epoch(metrics)
+            self.objective.report(self.observer, metrics)
         self._save()
 
-    def _step(self, batch: Batch) -> float:
-        """Take one optimizer step; return the mean loss over the global batch."""
+    def _step(self, batch: Batch, count: int) -> float:
+        """Take one optimizer step; return the mean loss over the global batch, in which there are `count` losses."""
         torch.manual_seed(((self.config.seed * 1_000_003 + self.progress.step) * 65_537 + self.rank) % 2**63)
         rate = learning_rate(self.progress.step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
@@ -234,12 +342,9 @@ class _Trainer:
         share = batch.rows[self.rank :: self.world]
         # A process without a row of its own computes one at weight 0, so that all take part in the all-reduce.
         rows, weight = (share, 1.0) if len(share) else (batch.rows[:1], 0.0)
-        ids, lengths = self.train_reviews.batch(rows, batch.padded_length)
-        labels = self.train_reviews.labels[rows].to(self.device)
         self.parallel.train()
-        with autocast(self.device):
-            logits = self.parallel(ids.to(self.device), lengths.to(self.device))
-        loss = weight * F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(batch.rows)
+        with _autocast(self.device):
+            loss = weight * self.objective.loss(self.parallel, rows, batch.padded_length) / max(1, count)
         self.optimizer.zero_grad()
         # DistributedDataParallel averages the gradients; the loss over the global batch wants their sum.
         torch.autograd.backward(loss * self.world)
@@ -255,31 +360,16 @@ class _Trainer:
             )
         return value
 
-    def _validate(self) -> EpochMetrics:
-        progress = self.progress
-        figures = torch.zeros(2, dtype=torch.float64, device=self.device)
-        if self.rank == 0:
-            logits = predict_logits(self._kept(), self.validation_reviews, self.config.tokens_per_batch, self.device)
-            labels = self.validation_reviews.labels
-            # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
-            logits = logits.double() / fit_temperature(logits.numpy(), labels.numpy())
-            figures[0] = F.binary_cross_entropy_with_logits(logits, labels.double())
-            figures[1] = ((logits > 0) == (labels > 0.5)).double().mean()
+    def _validate(self) -> dict[str, float]:
+        """Return the kept network's figures; one process computes them, and all go by them."""
+        figures = [self.objective.validate(self._kept()) if self.rank == 0 else {}]
         if self.world > 1:
-            dist.broadcast(figures, 0)
-        return EpochMetrics(
-            epoch=progress.epoch,
-            train_loss=progress.loss_sum / progress.rows,
-            validation_loss=figures[0].item(),
-            validation_accuracy=figures[1].item(),
-            learning_rate=learning_rate(progress.step - 1, self.total_steps, self.config),
-            seconds=progress.seconds,
-            tokens_per_second=progress.tokens / progress.seconds,
-        )
+            dist.broadcast_object_list(figures, 0, device=self.device)
+        return figures[0]
 
-    def _kept(self) -> SentimentNetwork:
+    def _kept(self) -> nn.Module:
         """The network whose weights are validated and kept."""
-        return cast("SentimentNetwork", self.averaged.module) if self.config.ema_decay else self.network
+        return self.averaged.module if self.config.ema_decay else self.network
 
     def _save(self) -> None:
         if self.rank:
@@ -317,6 +407,12 @@ class _Trainer:
             ) from error
         self.best = groups["best"]
         self.progress = _Progress(**progress)
+
+
+def _autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that multiplies matrices in bfloat16 where that is faster: on CUDA, and on CPUs with AMX."""
+    is_faster = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_faster)
 
 
 class _deterministic:  # noqa: N801 - reads as the context manager it is

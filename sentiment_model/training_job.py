@@ -24,10 +24,10 @@ from sentiment_model.errors import ModelError, SentimentError
 from sentiment_model.fitting import FittedModel, fit_model
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
-from sentiment_model.training import EpochMetrics, Observer, choose_device, count_cores
+from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, choose_device, count_cores
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 3)
+TRAIN = Stage("train", 4)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
@@ -99,7 +99,7 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
     fitted = fit_model(
         load("train"),
         load("validation"),
-        load("unlabelled") if job.train.self_training else None,
+        load("unlabelled") if job.train.self_training or job.train.pretraining_tokens else None,
         len(vocabulary),
         job.model,
         job.train,
@@ -156,8 +156,10 @@ def _pass_on(line: str, observer: Observer) -> str:
         return ""
     if "step" in message:
         observer.on_step(**message)
-    elif "epoch" in message:
+    elif "validation_accuracy" in message:
         observer.on_epoch(EpochMetrics(**message))
+    elif "epoch" in message:
+        observer.on_pretraining_epoch(PretrainingMetrics(**message))
     return str(message.get("error", ""))
 
 
@@ -175,6 +177,9 @@ class _Reporter:
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         _tell_parent({"step": step, "total_steps": total_steps, "loss": loss})
+
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        _tell_parent(asdict(metrics))
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         _tell_parent(asdict(metrics))

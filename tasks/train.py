@@ -13,11 +13,11 @@ from prefect.runtime import deployment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sentiment_model.config import ModelConfig, TrainConfig
-from sentiment_model.fitting import second_checkpoint
+from sentiment_model.fitting import checkpoints
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, DatasetWriter
 from sentiment_model.tracking import Tracker, TrainingRunLog
-from sentiment_model.training import EpochMetrics
+from sentiment_model.training import EpochMetrics, PretrainingMetrics
 from sentiment_model.training_job import TRAIN, TrainingJob, training_identity, write_model
 from tasks._stage import run_stage
 
@@ -52,6 +52,17 @@ class _ProgressDisplay:
         if time.monotonic() - self._updated > _SECONDS_BETWEEN_UPDATES:
             update_progress_artifact(self._artifact, 100.0 * step / total_steps)
             self._updated = time.monotonic()
+
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        self._log.log_pretraining_epoch(metrics)
+        self._logger.info(
+            "Pretraining epoch %d: train loss %.3f, validation loss %.3f a token, %.0f s, %.0f tokens/s",
+            metrics.epoch + 1,
+            metrics.train_loss,
+            metrics.validation_loss,
+            metrics.seconds,
+            metrics.tokens_per_second,
+        )
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self._log.log_epoch(metrics)
@@ -95,7 +106,7 @@ def train(
             checkpoint=checkpoint,
             output=writer.folder,
         )
-        if checkpoint.exists():
+        if checkpoints(checkpoint):
             get_run_logger().info("Resuming the training from %s", checkpoint)
         # A slot that is leased, unlike that of a task's tag, is free again a minute after its holder was killed.
         # Only a server that is kept has the limit.
@@ -104,6 +115,6 @@ def train(
             return write_model(writer, job, display)
 
     dataset = run_stage(TRAIN, tokens.store_url, inputs, parameters, write, timeout_seconds=_TIMEOUT_SECONDS)
-    for path in (checkpoint, second_checkpoint(checkpoint)):
-        path.unlink(missing_ok=True)
+    for path in checkpoints(checkpoint):
+        path.unlink()
     return dataset

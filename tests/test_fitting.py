@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_training_job import CONFIG, MODEL, split
 
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.fitting import FittedModel, fit_model, second_checkpoint
+from sentiment_model.batching import TokenizedReviews, plan_batches
+from sentiment_model.fitting import FittedModel, checkpoints, fit_model
 from sentiment_model.network import SentimentModel
-from sentiment_model.training import EpochMetrics, Observer, train
+from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, train
 
 CPU = torch.device("cpu")
 WORDS = 40
@@ -25,6 +25,7 @@ class Recorder:
     def __init__(self, stop_at: int | None = None) -> None:
         self.steps: list[int] = []
         self.epochs: list[EpochMetrics] = []
+        self.pretraining: list[PretrainingMetrics] = []
         self.stop_at = stop_at
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
@@ -33,13 +34,18 @@ class Recorder:
         if step == self.stop_at:
             raise KeyboardInterrupt
 
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        self.pretraining.append(metrics)
+
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self.epochs.append(metrics)
 
 
-def fit(folder: Path, unlabelled: TokenizedReviews | None, observer: Observer | None = None) -> FittedModel:
+def fit(
+    folder: Path, unlabelled: TokenizedReviews | None, observer: Observer | None = None, **changes: int
+) -> FittedModel:
     folder.mkdir(exist_ok=True)
-    config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0})
+    config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0, "self_training": True, **changes})
     fitted = fit_model(
         TRAIN,
         VALIDATION,
@@ -102,7 +108,8 @@ def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: floa
     stopped = Recorder(stop_at)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped)
-    assert second_checkpoint(tmp_path / "stopped" / "training.safetensors").exists() == (share == 0.5)
+    phases = [path.stem for path in checkpoints(tmp_path / "stopped" / "training.safetensors")]
+    assert phases == ["training-first", *(["training-second"] if share == 0.5 else [])]
     resumed = Recorder()
     again = fit(tmp_path / "stopped", NO_LABELS, resumed)
     assert resumed.steps[0] >= stop_at
@@ -116,4 +123,26 @@ def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: floa
 def test_without_unlabelled_reviews_there_is_no_second_network(tmp_path: Path) -> None:
     nothing = TokenizedReviews.from_frame(pl.DataFrame(schema={"ids": pl.List(pl.Int32), "label": pl.Int8}))
     assert len(fit(tmp_path, nothing).history) == 4
-    assert not second_checkpoint(tmp_path / "training.safetensors").exists()
+    assert len(checkpoints(tmp_path / "training.safetensors")) == 1
+
+
+def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
+    recorder = Recorder()
+    tokens = len(TRAIN.values) + len(MORE.values)
+    changes = {"pretraining_tokens": 2 * tokens, "self_training": 0}
+    fitted = fit(tmp_path / "pretrained", NO_LABELS, recorder, **changes)
+    batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), 2 * CONFIG.tokens_per_batch))
+    assert [metrics.epoch for metrics in recorder.pretraining] == [0, 1]
+    assert recorder.steps == list(range(1, len(recorder.steps) + 1))
+    assert len(recorder.steps) == 2 * batches + 4 * len(plan_batches(TRAIN.lengths, CONFIG.tokens_per_batch))
+    assert [metrics.epoch for metrics in fitted.history] == list(range(4))
+    fresh = fit(tmp_path / "fresh", None)
+    assert fitted.history[0].train_loss != fresh.history[0].train_loss
+    # Stopped in the first network, the second start pretrains no more.
+    stopped, again = Recorder(stop_at=2 * batches + 3), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", NO_LABELS, stopped, **changes)
+    resumed = fit(tmp_path / "stopped", NO_LABELS, again, **changes)
+    assert again.pretraining == []
+    assert again.steps[0] == 2 * batches + 3
+    assert all(resumed.weights[name].equal(tensor) for name, tensor in fitted.weights.items())

@@ -94,7 +94,7 @@ def test_whole_runs_are_accepted_too(profile: Any) -> None:
     [
         ("train", "epochs", 0, "0 is less than the minimum of 1"),
         ("train", "epochs", 1.5, "1.5 is not"),
-        ("model", "cell", "transformer", "'transformer' is not one of ['rnn', 'lstm', 'gru', 'mingru']"),
+        ("model", "cell", "transformer", "'transformer' is not one of ['rnn', 'lstm', 'gru', 'mingru', 'qrnn']"),
         ("model", "pooling", [], "[] should be non-empty"),
         ("model", "bidirectional", "yes", "'yes' is not one of [True, False]"),
         ("ingest", "preset", "imbd", "'imbd' is not one of"),

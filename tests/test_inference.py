@@ -11,7 +11,7 @@ from sentiment_model.network import SentimentNetwork
 VOCABULARY = 40
 
 
-@pytest.mark.parametrize("cell", ["lstm", "mingru"])
+@pytest.mark.parametrize("cell", ["lstm", "mingru", "qrnn"])
 @pytest.mark.parametrize("count", [3, 200])
 def test_logits_are_those_of_each_review_alone(cell: Cell, count: int) -> None:
     """With 3 reviews there are fewer tokens than the vocabulary has, with 200 there are more."""
@@ -21,7 +21,7 @@ def test_logits_are_those_of_each_review_alone(cell: Cell, count: int) -> None:
     values = torch.randint(1, VOCABULARY, (int(offsets[-1]),), dtype=torch.int32)
     reviews = TokenizedReviews(values, offsets, torch.zeros(count))
     network = SentimentNetwork(VOCABULARY, ModelConfig(cell=cell, hidden_size=8, embedding_size=6))
-    torch.nn.init.normal_(network.embedding.weight)
+    torch.nn.init.normal_(network.encoder.embedding.weight)
     logits = predict_logits(network, reviews, 512, torch.device("cpu"))
     network.eval()
     with torch.no_grad():

@@ -1,29 +1,27 @@
 """The network against step-by-step references in float64, and its independence of padding and neighbours."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sentiment_model.config import Cell, ModelConfig, Pooling
 from sentiment_model.mingru import MinGRULayer
-from sentiment_model.network import RecurrentLayer, SentimentNetwork, reverse_within_lengths
+from sentiment_model.network import Direction, SentimentNetwork, StandardLayer, reverse_within_lengths
+from sentiment_model.qrnn import QRNNLayer
+from sentiment_model.scan import scan
 
-CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru")
+CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru", "qrnn")
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])
 
 
-def reference_states(layer: RecurrentLayer | MinGRULayer, x: Tensor) -> Tensor:
-    """Step through one sequence (time, features) by the textbook equations, in both directions if the layer does."""
-    if isinstance(layer, MinGRULayer):
-        gates = [p.split(layer.hidden_size) for p in layer.parameters()]
-        directions = [_step_mingru(x if i == 0 else x.flip(0), *p) for i, p in enumerate(zip(*gates, strict=True))]
-    else:
-        directions = [_step(layer.forwards, x)]
-        if layer.backwards is not None:
-            directions.append(_step(layer.backwards, x.flip(0)))
-    return torch.cat([states if i == 0 else states.flip(0) for i, states in enumerate(directions)], dim=1)
+def reference_states(layer: nn.Module, x: Tensor) -> Tensor:
+    """Step through one sequence (time, features) by the textbook equations."""
+    if isinstance(layer, StandardLayer):
+        return _step(layer.recurrent, x)
+    return (_step_mingru if isinstance(layer, MinGRULayer) else _step_qrnn)(x, *layer.parameters())
 
 
 def _step_mingru(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor) -> Tensor:
@@ -33,6 +31,18 @@ def _step_mingru(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor) 
         z = torch.sigmoid(w_z @ step + b_z)
         h = (1 - z) * h + z * (w_c @ step + b_c)
         states.append(h)
+    return torch.stack(states)
+
+
+def _step_qrnn(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor, w_o: Tensor, b_o: Tensor) -> Tensor:
+    s, before = torch.zeros_like(b_z), torch.zeros_like(x[0])
+    states = []
+    for step in x:
+        pair = torch.cat([step, before])
+        z = torch.sigmoid(w_z @ pair + b_z)
+        s = (1 - z) * s + z * torch.tanh(w_c @ pair + b_c)
+        states.append(torch.sigmoid(w_o @ pair + b_o) * s)
+        before = step
     return torch.stack(states)
 
 
@@ -61,21 +71,20 @@ def random_batch(vocabulary: int = 50) -> Tensor:
     return ids.where(torch.arange(ids.shape[1]) < LENGTHS.unsqueeze(1), 0)
 
 
-def layer_of(cell: Cell, bidirectional: bool) -> RecurrentLayer | MinGRULayer:
-    """A layer in float64 that maps 6 features to 5 a direction."""
-    config = ModelConfig(cell=cell, hidden_size=5, embedding_size=6, bidirectional=bidirectional)
-    layer = SentimentNetwork(2, config).double().layers[0]
-    assert isinstance(layer, RecurrentLayer | MinGRULayer)
-    return layer
+def layer_of(cell: Cell) -> nn.Module:
+    """A layer in float64 that maps 6 features to 5."""
+    config = ModelConfig(cell=cell, hidden_size=5, embedding_size=6)
+    direction = SentimentNetwork(2, config).double().encoder.directions[0]
+    assert isinstance(direction, Direction)
+    return direction.layers[0]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell, bidirectional: bool) -> None:
+def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell) -> None:
     torch.manual_seed(1)
-    layer = layer_of(cell, bidirectional)
+    layer = layer_of(cell)
     x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64, requires_grad=True)
-    states = layer(x, LENGTHS)
+    states = layer(x)
     weights = torch.randn_like(states)
     total = reference_total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(LENGTHS.tolist()):
@@ -83,33 +92,36 @@ def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell, bidirec
         torch.testing.assert_close(states[:length, row], expected, rtol=1e-10, atol=1e-12)
         total = total + (states * weights)[:length, row].sum()
         reference_total = reference_total + (expected * weights[:length, row]).sum()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), states, rtol=1e-10, atol=1e-12)
     inputs = [x, *layer.parameters()]
     gradients = zip(torch.autograd.grad(total, inputs), torch.autograd.grad(reference_total, inputs), strict=True)
     for gradient, expected in gradients:
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_gradient_of_minimal_gated_units(bidirectional: bool) -> None:
+@pytest.mark.parametrize("cell", ["mingru", "qrnn"])
+def test_gradient_of_parallel_cells(cell: Cell) -> None:
     torch.manual_seed(5)
-    layer = layer_of("mingru", bidirectional)
     x = torch.randn(7, 3, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: layer(t, torch.tensor([3, 7, 1])), x)
+    assert torch.autograd.gradcheck(layer_of(cell), x)
 
 
-def test_minimal_gated_units_keep_float32_states_under_autocast() -> None:
+@pytest.mark.parametrize("kind", [MinGRULayer, QRNNLayer])
+def test_parallel_cells_keep_float32_states_under_autocast(kind: Callable[[int, int], nn.Module]) -> None:
     torch.manual_seed(6)
-    layer = MinGRULayer(6, 5, bidirectional=True)
-    layer.reset_parameters()
-    x, lengths = torch.randn(3000, 1, 6), torch.tensor([3000])
+    layer = kind(6, 5)
+    layer.reset_parameters()  # type: ignore[operator]
+    x = torch.randn(3000, 1, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        update, candidate = layer.project(x)
-        states = layer.scan(update, candidate, lengths)
-        assert update.dtype == torch.bfloat16
-    expected = layer.scan(update.double(), candidate.double(), lengths)
-    torch.testing.assert_close(states.double(), expected, rtol=0, atol=1e-5)
+        states = layer(x)
+    assert states.dtype == torch.float32
     states.sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
+    update, candidate = (torch.randn(3000, 1, 5).bfloat16() for _ in range(2))
+    torch.testing.assert_close(
+        scan(update, candidate).double(), scan(update.double(), candidate.double()), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -138,46 +150,44 @@ def test_last_pooling_takes_the_final_state_of_each_direction(cell: Cell) -> Non
     config = ModelConfig(cell=cell, hidden_size=4, embedding_size=3, pooling=("last",))
     network = SentimentNetwork(50, config).double().eval()
     ids = random_batch()
-    x = network.embedding(ids.t())
     rows = []
     for row, length in enumerate(LENGTHS.tolist()):
-        states = reference_states(network.layers[0], x[:length, row])  # type: ignore[arg-type]
-        rows.append(torch.cat([states[-1, :4], states[0, 4:]]))
+        x = network.encoder.embedding(ids[row, :length])
+        last = [
+            reference_states(direction.layers[0], order)[-1]  # type: ignore[index, union-attr]
+            for direction, order in zip(network.encoder.directions, (x, x.flip(0)), strict=True)
+        ]
+        rows.append(torch.cat(last))
     expected = network.classifier(torch.stack(rows)).squeeze(1).float()
     torch.testing.assert_close(network(ids, LENGTHS), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cell", ["mingru", "qrnn"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_a_table_of_all_tokens_changes_no_logit(layers: int, bidirectional: bool) -> None:
+def test_a_table_of_all_tokens_changes_no_logit(cell: Cell, layers: int, bidirectional: bool) -> None:
     torch.manual_seed(8)
-    config = ModelConfig(cell="mingru", layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
+    config = ModelConfig(cell=cell, layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
     network = SentimentNetwork(50, config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.uniform_(-1.0, 1.0)  # biases and the embedding of padding included
         ids = random_batch()
-        table = network.tabulate()
+        tables = network.encoder.tabulate()
         expected = network(ids, LENGTHS)
-        assert table is not None
+        assert tables is not None
         for _ in range(2):
-            torch.testing.assert_close(network(ids, LENGTHS, table), expected, rtol=0, atol=1e-6)
-    assert SentimentNetwork(50, ModelConfig(cell="lstm")).tabulate() is None
+            torch.testing.assert_close(network(ids, LENGTHS, tables), expected, rtol=0, atol=1e-6)
+    assert SentimentNetwork(50, ModelConfig(cell="lstm")).encoder.tabulate() is None
 
 
 def test_reversal_keeps_padding_and_is_its_own_inverse() -> None:
-    x = torch.randn(20, 5, 2)
-    reversed_once = reverse_within_lengths(x, LENGTHS)
-    assert torch.equal(reverse_within_lengths(reversed_once, LENGTHS), x)
+    ids = random_batch()
+    reversed_once = reverse_within_lengths(ids, LENGTHS)
+    assert torch.equal(reverse_within_lengths(reversed_once, LENGTHS), ids)
     for row, length in enumerate(LENGTHS.tolist()):
-        assert torch.equal(reversed_once[:length, row], x[:length, row].flip(0))
-        assert torch.equal(reversed_once[length:, row], x[length:, row])
-
-
-def test_gradient_of_reversal() -> None:
-    x = torch.randn(6, 3, 2, dtype=torch.float64, requires_grad=True)
-    lengths = torch.tensor([2, 6, 1])
-    assert torch.autograd.gradcheck(lambda t: reverse_within_lengths(t, lengths), x)
+        assert torch.equal(reversed_once[row, :length], ids[row, :length].flip(0))
+        assert torch.equal(reversed_once[row, length:], ids[row, length:])
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -186,7 +196,7 @@ def test_padding_gets_no_gradient_and_dropout_is_off_in_evaluation(cell: Cell) -
     network = SentimentNetwork(50, ModelConfig(cell=cell, hidden_size=4, embedding_size=3))
     ids = random_batch()
     network(ids, LENGTHS).sum().backward()
-    gradient = network.embedding.weight.grad
+    gradient = network.encoder.embedding.weight.grad
     assert gradient is not None
     assert torch.all(gradient[0] == 0)
     assert torch.any(gradient[1:] != 0)

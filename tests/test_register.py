@@ -11,7 +11,7 @@ import torch
 from mlflow import MlflowClient
 from prefect import flow
 from servers import newest_artifact
-from tiny import tiny_bundle
+from tiny import epoch_metrics, tiny_bundle
 
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
 from sentiment_model.config import EvaluateConfig, GateConfig
@@ -20,7 +20,6 @@ from sentiment_model.lineage import StageRecord
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset, DatasetWriter, Store
 from sentiment_model.tracking import Tracker, git_commit
-from sentiment_model.training import EpochMetrics
 from sentiment_model.training_job import HISTORY, TRAIN
 from tasks.register import Registration, register
 
@@ -35,7 +34,7 @@ def trained(store: Store, seed: int) -> Dataset:
         tiny_bundle(writer.folder, seed)
         for name in (WEIGHTS, VOCABULARY, DESCRIPTION):
             writer.file(name, role="model")
-        history = [asdict(EpochMetrics(0, 0.6, 0.5, 0.8, 0.001, 2.0, 1000.0))]
+        history = [asdict(epoch_metrics(0))]
         writer.file(HISTORY, role="history").write_text(json.dumps(history))
         return {}
 

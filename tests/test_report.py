@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import polars as pl
 import pytest
 from test_evaluation import evaluate, held_out, records
+from tiny import epoch_metrics
 
 from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.evaluation import Evaluation
@@ -13,7 +14,6 @@ from sentiment_model.figures import figures
 from sentiment_model.gate import decide
 from sentiment_model.lineage import StageRecord
 from sentiment_model.report import METRIC_NAMES, report_html, report_markdown
-from sentiment_model.training import EpochMetrics
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> | a *pipe* ![](http://evil.example/y.png)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def example(*, hostile: bool = False, **options: str) -> Evaluation:
-    history = [EpochMetrics(i, 0.6 - i / 10, 0.5 - i / 20, 0.8, 0.001, 2.0, 1000.0) for i in range(3)]
+    history = [epoch_metrics(i, train_loss=0.6 - i / 10, validation_loss=0.5 - i / 20) for i in range(3)]
     test = held_out(champion=held_out(seed=5)["probability"]) if options else held_out()
     found = evaluate(test, EvaluateConfig(bootstrap_samples=100, mistakes=8), **options)
     if hostile:

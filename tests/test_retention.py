@@ -163,13 +163,14 @@ def test_scores_checkpoints_and_runs_have_their_own_days(store: Store, client: M
     scratch = Settings().scratch_dir
     scratch.mkdir()
     live, old = "d" * 20, "e" * 20
-    for name in (f"train-{live}.safetensors", f"train-{old}.safetensors", f"train-{old}-second.safetensors", "notes"):
+    names = [f"train-{live}-first", f"train-{old}-pretraining", f"train-{old}-second"]
+    for name in (*(f"{name}.safetensors" for name in names), "notes"):
         (scratch / name).write_bytes(b"x" * 1000)
     age(scratch, 100)
     training(client, live, ended_days_ago=None)
     runs = [training(client, old, ended_days_ago=days) for days in (179, 181)]
     deleted = clean_up(store)
-    assert {path.name for path in scratch.iterdir()} == {f"train-{live}.safetensors", "notes"}
+    assert {path.name for path in scratch.iterdir()} == {f"train-{live}-first.safetensors", "notes"}
     assert sum(verdict.bytes or 0 for verdict in deleted) == 2000
     assert [client.get_run(run).info.lifecycle_stage for run in runs] == ["active", "deleted"]
     assert scores.exists()

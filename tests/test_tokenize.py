@@ -92,10 +92,15 @@ def test_nasty_text_gets_the_same_ids_in_training_and_in_scoring(tmp_path: Path)
         assert encode(alone, vocabulary, config.max_tokens).select("ids", "n_tokens", "n_unknown").rows() == [expected]
 
 
-def test_the_vocabulary_comes_from_the_train_split_only(tmp_path: Path) -> None:
+def test_the_vocabulary_comes_from_what_is_learned_from(tmp_path: Path) -> None:
     texts = ["seen seen", "heldout heldout", "tested tested", "extra extra"]
     writer, _ = written(tmp_path / "tokens", cleaned(texts, list(SPLITS)), TokenizeConfig())
-    assert Vocabulary.load(writer.folder / "vocabulary.parquet").table["token"].to_list() == ["<pad>", "<unk>", "seen"]
+    assert Vocabulary.load(writer.folder / "vocabulary.parquet").table["token"].to_list() == [
+        "<pad>",
+        "<unk>",
+        "extra",
+        "seen",
+    ]
 
 
 def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from mlflow import MlflowClient
-from tiny import tiny_bundle
+from tiny import epoch_metrics, tiny_bundle
 
 from flows._cli import run_cli
 from flows.rollback import Rollback, rollback
@@ -26,7 +26,6 @@ from sentiment_model.tracking import (
     git_commit,
     inference_requirements,
 )
-from sentiment_model.training import EpochMetrics
 
 
 @pytest.fixture
@@ -55,16 +54,12 @@ def aliases(client: MlflowClient) -> dict[str, str]:
     return {name: str(version) for name, version in client.get_registered_model("sentiment").aliases.items()}
 
 
-def epoch(number: int, loss: float = 0.5) -> EpochMetrics:
-    return EpochMetrics(number, 0.6, loss, 0.8, 0.001, 2.0, 1000.0)
-
-
 def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client: MlflowClient) -> None:
     run_id = start(tracker, cell="lstm", layers=1)
 
     def interrupted_training() -> None:
         with tracker.active(run_id):
-            tracker.run_log(run_id).log_epoch(epoch(0))
+            tracker.run_log(run_id).log_epoch(epoch_metrics(0))
             assert client.get_run(run_id).info.status == "RUNNING"
             raise KeyboardInterrupt
 
@@ -75,8 +70,8 @@ def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client
     assert start(tracker, cell="lstm", layers=1, added=2) == run_id
     with tracker.active(run_id):
         log = tracker.run_log(run_id)
-        log.log_epoch(epoch(0, loss=9.0))  # repeated: the crash came before the checkpoint
-        log.log_epoch(epoch(1, loss=0.4))
+        log.log_epoch(epoch_metrics(0, validation_loss=9.0))  # repeated: the crash came before the checkpoint
+        log.log_epoch(epoch_metrics(1, validation_loss=0.4))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"cell": "lstm", "layers": "1", "added": "2"}

@@ -11,7 +11,14 @@ from sentiment_model.batching import TokenizedReviews
 from sentiment_model.checkpoint import load_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.training import EpochMetrics, TrainingResult, choose_device, learning_rate, train
+from sentiment_model.training import (
+    EpochMetrics,
+    PretrainingMetrics,
+    TrainingResult,
+    choose_device,
+    learning_rate,
+    train,
+)
 
 CPU = torch.device("cpu")
 VOCABULARY = 60
@@ -49,6 +56,9 @@ class Recorder:
         self.steps.append(step)
         if step == self.stop_at:
             raise InterruptedError
+
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        raise AssertionError("there is no pretraining")
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self.epochs.append(metrics)

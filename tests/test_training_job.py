@@ -20,13 +20,14 @@ from sentiment_model.config import ModelConfig, TokenizeConfig, TrainConfig
 from sentiment_model.errors import ModelError
 from sentiment_model.inference import predict_logits
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
-from sentiment_model.training import EpochMetrics
+from sentiment_model.training import EpochMetrics, PretrainingMetrics
 from sentiment_model.training_job import TrainingJob, write_model
 from sentiment_model.vocabulary import Vocabulary
 
 WORDS = [f"w{i}" for i in range(40)]
-# Without dropout, whose masks differ by process, several processes compute what one does.
-MODEL = ModelConfig(hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
+# Without dropout, whose masks differ by process, several processes compute what one does; with a cell that is computed
+# in float32 on every CPU, they do so up to its rounding.
+MODEL = ModelConfig(cell="lstm", hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
 CONFIG = TrainConfig(epochs=3, tokens_per_batch=640, learning_rate=3e-2, ema_decay=0.9, processes=1)
 
 
@@ -34,9 +35,13 @@ class Recorder:
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.epochs: list[EpochMetrics] = []
+        self.pretraining: list[PretrainingMetrics] = []
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         self.losses.append(loss)
+
+    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+        self.pretraining.append(metrics)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         self.epochs.append(metrics)
@@ -116,6 +121,18 @@ def test_two_processes_learn_the_same_probabilities_of_unlabelled_reviews(tokens
     two, _ = train(job(tokens, tmp_path / "two", self_training=True, epochs=1, processes=2))
     assert len(one.epochs) == 2
     assert two.losses == pytest.approx(one.losses, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_together(tokens: DatasetRef, tmp_path: Path) -> None:
+    changes = {"pretraining_tokens": 60_000, "epochs": 1, "processes": 2}
+    first, weights = train(job(tokens, tmp_path / "first", **changes))
+    second, again = train(job(tokens, tmp_path / "second", **changes))
+    losses = [metrics.validation_loss for metrics in first.pretraining]
+    assert len(losses) > 3
+    assert losses == sorted(losses, reverse=True)
+    assert losses == [metrics.validation_loss for metrics in second.pretraining]
+    assert all(again[name].equal(tensor) for name, tensor in weights.items())
 
 
 def test_the_wide_part_is_weighed_on_the_validation_reviews(tokens: DatasetRef, tmp_path: Path) -> None:

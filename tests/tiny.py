@@ -10,6 +10,7 @@ import torch
 from sentiment_model.bundle import ModelDescription, save_bundle
 from sentiment_model.config import ModelConfig, TokenizeConfig
 from sentiment_model.network import SentimentModel
+from sentiment_model.training import EpochMetrics
 from sentiment_model.vocabulary import Vocabulary
 
 WORDS = "a film that is good bad great awful , . not"
@@ -25,7 +26,7 @@ def tiny_bundle(
     config = ModelConfig(hidden_size=8, embedding_size=8)
     torch.manual_seed(seed)
     model = SentimentModel(len(vocabulary), config)
-    torch.nn.init.normal_(model.recurrent.embedding.weight)  # so that words differ clearly
+    torch.nn.init.normal_(model.recurrent.encoder.embedding.weight)  # so that words differ clearly
     return save_bundle(
         folder,
         model.state_dict(),
@@ -62,3 +63,16 @@ def tiny_training(reviews: str | Path, **changes: object) -> dict[str, Any]:
         "gate": {"baseline_margin": -1.0},  # so small a network need not beat the baseline here
         **changes,
     }
+
+
+def epoch_metrics(epoch: int, train_loss: float = 0.6, validation_loss: float = 0.5) -> EpochMetrics:
+    """Return an epoch's figures."""
+    return EpochMetrics(
+        epoch=epoch,
+        train_loss=train_loss,
+        validation_loss=validation_loss,
+        validation_accuracy=0.8,
+        learning_rate=0.001,
+        seconds=2.0,
+        tokens_per_second=1000.0,
+    )
