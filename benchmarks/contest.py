@@ -63,7 +63,10 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple
 
     started = time.perf_counter()
     store = Store(str(model.parent / "store"))
-    tokens = tokenize(store, run.tokenize, pl.scan_parquet(source), "0" * 20)
+    reviews = pl.scan_parquet(source)
+    if not (run.train.self_training or run.train.pretraining_tokens):
+        reviews = reviews.filter(pl.col("split") != "unlabelled")
+    tokens = tokenize(store, run.tokenize, reviews, "0" * 20)
     job = TrainingJob(
         tokens=tokens.ref,
         model=run.model,
@@ -83,6 +86,8 @@ class _Silent:
     """An observer that is not interested."""
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None: ...
+
+    def on_pretraining_epoch(self, metrics: object) -> None: ...
 
     def on_epoch(self, metrics: object) -> None: ...
 

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sentiment_model.clean import CLEAN, write_cleaned
-from sentiment_model.config import TokenizeConfig, TrainingRun
+from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.tokenize import TOKENIZE, write_tokens
@@ -26,26 +26,28 @@ class Split:
     labels: NDArray[np.float64]
 
 
-def prepare(store_url: str, sample: int | None = None) -> Dataset:
+def prepare(store_url: str, sample: int | None = None, unlabelled: str | None = None) -> Dataset:
     """Ingest and clean the default source, and put the raw text of each review beside its cleaned one.
 
     Args:
         store_url: where the stages write; what is there already is not made again.
         sample: about how many reviews to take, evenly from the whole source; None takes all, in the splits of the
             project's default run.
+        unlabelled: review files to take besides, as the split of that name.
 
     Returns:
         the headline reviews with the columns of a cleaned dataset and `raw` (role `part`).
     """
     run, store = TrainingRun(), Store(store_url)
-    ingested = ingest(store, run)
+    ingested = ingest(store, run.ingest)
+    more = ingest(store, IngestConfig(source="files", path=unlabelled)) if unlabelled else None
     separate = ~pl.col("source").is_in(run.evaluate.separate_sources)
     reviews = ingested.scan()
     if sample is not None:
         reviews = reviews.filter(separate)
         reviews = reviews.gather_every(max(1, reviews.select(pl.len()).collect().item() // sample))
-    cleaned = clean(store, run, ingested, reviews, {"sample": sample} if sample is not None else {})
-    raw = ingested.scan().select("review_id", raw="text")
+    cleaned = clean(store, run, ingested, reviews, more, {"sample": sample} if sample is not None else {})
+    raw = pl.concat([dataset.scan().select("review_id", raw="text") for dataset in (ingested, more) if dataset])
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
         joined = cleaned.scan().filter(separate).join(raw, on="review_id", maintain_order="left").collect()
@@ -55,9 +57,8 @@ def prepare(store_url: str, sample: int | None = None) -> Dataset:
     return store.materialise(BENCHMARK, {"clean": cleaned.ref.fingerprint}, {}, write)[0]
 
 
-def ingest(store: Store, run: TrainingRun) -> Dataset:
+def ingest(store: Store, config: IngestConfig) -> Dataset:
     """Run the ingest stage, under the name that the pipeline's own task gives its dataset."""
-    config = run.ingest
     parameters = config.model_dump(mode="json", exclude={"path"})
     return store.materialise(
         INGEST, source_fingerprints(config), parameters, lambda writer: write_reviews(writer, config)
@@ -65,11 +66,19 @@ def ingest(store: Store, run: TrainingRun) -> Dataset:
 
 
 def clean(
-    store: Store, run: TrainingRun, ingested: Dataset, reviews: pl.LazyFrame, more_parameters: dict[str, Any]
+    store: Store,
+    run: TrainingRun,
+    ingested: Dataset,
+    reviews: pl.LazyFrame,
+    unlabelled: Dataset | None,
+    more_parameters: dict[str, Any],
 ) -> Dataset:
     """Run the clean stage on some of the ingested reviews, which `more_parameters` name."""
     inputs, parameters = {"ingest": ingested.ref.fingerprint}, run.clean.model_dump(mode="json") | more_parameters
-    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, None, run.clean))[0]
+    if unlabelled:
+        inputs["unlabelled"] = unlabelled.ref.fingerprint
+    more = unlabelled.scan() if unlabelled else None
+    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, more, run.clean))[0]
 
 
 def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:

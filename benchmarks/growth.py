@@ -59,7 +59,7 @@ def prepare(path: str, store: str) -> dict[str, Any]:
     run = TrainingRun(ingest=IngestConfig(source="files", path=path, columns=Columns(label="label")))
     folder = Store(store)
     started = time.perf_counter()
-    ingested = ingest(folder, run)
-    cleaned = clean(folder, run, ingested, ingested.scan(), {})
+    ingested = ingest(folder, run.ingest)
+    cleaned = clean(folder, run, ingested, ingested.scan(), None, {})
     tokenize(folder, run.tokenize, cleaned.scan(), cleaned.ref.fingerprint)
     return {"reviews": ingested.counts["rows"], "seconds": time.perf_counter() - started}

@@ -26,9 +26,15 @@ OURS = {
     "ours": TrainingRun(),
     "ours, quick": TrainingRun(profile="quick"),
     "ours, recurrent part alone": TrainingRun(model=ModelConfig(ngrams=0)),
+    "ours, QRNN": TrainingRun(model=ModelConfig(cell="qrnn")),
     "ours, LSTM": TrainingRun(model=ModelConfig(cell="lstm")),
+    "ours, GRU": TrainingRun(model=ModelConfig(cell="gru")),
+    "ours, RNN": TrainingRun(model=ModelConfig(cell="rnn")),
+    "ours, nightly": TrainingRun(profile="nightly"),
 }
 """The configurations of ours to compare, by the name of their rows."""
+
+_NEED_UNLABELLED = {"ours, nightly"}
 
 _COLUMNS = (
     "", "test accuracy", "95 % interval", "validation accuracy", "ROC AUC", "training (s)", "scoring (reviews/s)",
@@ -137,21 +143,26 @@ def _figure(results: dict[str, Result]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 where a contestant failed, else 0."""
     names = [*OURS, *PEERS]
+    without_unlabelled = [name for name in names if name not in _NEED_UNLABELLED]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="of trainings that are random"
     )
     parser.add_argument("--sample", type=int, metavar="N", help="take about N reviews, for a quick look")
+    parser.add_argument("--unlabelled", metavar="PATH", help="review files for the configurations that learn from such")
     parser.add_argument("--store", help="folder to keep the prepared reviews in; a temporary one by default")
     parser.add_argument("--output", type=Path, help=f"folder of the results; {RESULTS} by default")
     options = parser.parse_args(arguments)
+    chosen = options.only or (names if options.unlabelled else without_unlabelled)
+    if not options.unlabelled and (lacking := _NEED_UNLABELLED.intersection(chosen)):
+        parser.error(f"{', '.join(lacking)} needs --unlabelled")
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
-        dataset = prepare(options.store or temporary, options.sample)
+        dataset = prepare(options.store or temporary, options.sample, options.unlabelled)
         reviews = Path(dataset.files("part")[0])
         validation, test = read_split(reviews, "validation"), read_split(reviews, "test")
         results: dict[str, Result | str] = {}
-        for name in options.only:
+        for name in chosen:
             try:
                 results[name] = measure(name, reviews, options.seeds, validation, test)
             except ProcessFailedError as error:

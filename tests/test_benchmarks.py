@@ -43,12 +43,15 @@ def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "fasttext.py").write_text("raise ImportError('no fastText | here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    monkeypatch.setattr(quality, "OURS", {"ours": TINY})
-    arguments = ["--sample", "500", "--store", store, "--output", str(tmp_path)]
-    assert quality.main([*arguments, "--only", "fasttext", "ours", "tfidf"]) == 1
+    taught = TINY.train.model_copy(update={"pretraining_tokens": 50_000, "self_training": True})
+    nightly = TINY.model_copy(update={"train": taught})
+    monkeypatch.setattr(quality, "OURS", {"ours": TINY, "ours, nightly": nightly})
+    unlabelled = str(Path(__file__).parent.parent / "data" / "samples" / "tidy" / "reviews.csv")
+    arguments = ["--sample", "500", "--store", store, "--output", str(tmp_path), "--unlabelled", unlabelled]
+    assert quality.main([*arguments, "--only", "fasttext", "ours", "ours, nightly", "tfidf"]) == 1
     found = read(tmp_path, "quality")["results"]
     assert found["fasttext"] == {"failed": "ImportError: no fastText | here"}
-    for name in ("ours", "tfidf"):
+    for name in ("ours", "ours, nightly", "tfidf"):
         row = found[name]
         interval = Interval.model_validate(row["test_accuracy"])
         assert interval.low < interval.value < interval.high
@@ -66,6 +69,12 @@ def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     assert failed.count("|") == width
     (ours,) = (line for line in lines if "**ours**" in line)
     assert f"| {100 * found['ours']['test_accuracy']['value']:.1f} % |" in ours
+
+
+def test_what_learns_from_unlabelled_reviews_needs_some(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quality.main(["--only", "ours, nightly"])
+    assert "ours, nightly needs --unlabelled" in capsys.readouterr().err
 
 
 def test_quality_ends_well_where_none_failed(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
