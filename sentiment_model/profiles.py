@@ -28,7 +28,7 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "tokens_per_batch": 65_536,
             "patience": 3,
-            "pretraining_tokens": 500_000_000,
+            "pretraining_tokens": 100_000_000,
             "self_training": True,
         },
     },

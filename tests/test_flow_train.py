@@ -123,21 +123,28 @@ def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server:
     assert set(split.filter(pl.col("split") == "test")["source"]) == {"own"}
 
 
-def test_unlabelled_reviews_teach_a_second_network(reviews: Path, settings_in: Path, prefect_server: None) -> None:
+@pytest.mark.parametrize(("profile", "layers"), [("nightly", 1), pytest.param("gpu", 2, marks=pytest.mark.slow)])
+def test_profiles_that_learn_from_unlabelled_reviews(
+    profile: str, layers: int, reviews: Path, settings_in: Path, prefect_server: None
+) -> None:
     with reviews.open(newline="") as file:
         rows = list(csv.DictReader(file))
     more = settings_in / "more.csv"
     pl.DataFrame(rows[:50]).with_columns(pl.col("text") + " again").write_csv(more, quote_style="non_numeric")
     unlabelled = {"source": "files", "path": str(more), "columns": {"text": "text", "label": "label"}}
-    run = training_run(reviews, unlabelled=unlabelled)
-    run = run.model_copy(update={"train": run.train.model_copy(update={"self_training": True})})
+    tiny = training_run(reviews).train.model_dump(exclude_unset=True)
+    run = training_run(reviews, profile=profile, unlabelled=unlabelled, train={**tiny, "pretraining_tokens": 50_000})
+    assert run.train.self_training
     summary = train(run)
+    with open_dataset(summary.model).local_folder() as folder:
+        assert Predictor.load(folder).description.network.layers == layers
     assert open_dataset(summary.cleaned).counts["splits"]["unlabelled"] == 50
     evaluation, _ = read_evaluation(open_dataset(summary.evaluation))
     assert [metrics.epoch for metrics in evaluation.history] == [0, 1, 2, 3]
     client = MlflowClient(f"sqlite:///{settings_in / 'mlflow.db'}")
     steps = [m.step for m in client.get_metric_history(summary.registration.run_id, "validation_loss")]
     assert steps == [0, 1, 2, 3]
+    assert client.get_metric_history(summary.registration.run_id, "pretraining_validation_loss")
     command = training_command(evaluation.lineage)
     assert command is not None
     assert "--unlabelled" in command
