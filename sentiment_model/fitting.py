@@ -15,7 +15,7 @@ from sentiment_model.language_model import pretrain
 from sentiment_model.naive_bayes import fit_ngrams
 from sentiment_model.network import SentimentModel
 from sentiment_model.ngrams import NGramScore
-from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, TrainingResult, train
+from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, TrainingResult, check_labels, train
 
 _TOKENS_PER_BATCH = 16_384
 
@@ -75,6 +75,7 @@ def fit_model(
         QualityError: a split is empty or has a row without a label, or the validation reviews are of one class.
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
+    check_labels(reviews, validation)  # before an hour of pretraining
     phases = _Phases(observer)
     pretrained = None
     if config.pretraining_tokens:

@@ -197,9 +197,7 @@ def train(
         QualityError: a split is empty or has a row without a label.
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
-    for name, split in (("train", train_reviews), ("validation", validation_reviews)):
-        if len(split) == 0 or bool(split.labels.isnan().any()):
-            raise QualityError(f"the {name} split is empty or has reviews without a label; check the cleaned data")
+    check_labels(train_reviews, validation_reviews)
     torch.manual_seed(config.seed)
     network = SentimentNetwork(vocabulary_size, model_config)
     if pretrained:
@@ -214,6 +212,17 @@ def train(
         steps=trained.steps,
         validation_logits=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
     )
+
+
+def check_labels(train_reviews: TokenizedReviews, validation_reviews: TokenizedReviews) -> None:
+    """Raise where the reviews cannot be learned from.
+
+    Raises:
+        QualityError: a split is empty or has a row without a label.
+    """
+    for name, split in (("train", train_reviews), ("validation", validation_reviews)):
+        if len(split) == 0 or bool(split.labels.isnan().any()):
+            raise QualityError(f"the {name} split is empty or has reviews without a label; check the cleaned data")
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from test_training_job import CONFIG, MODEL, split
 
 from sentiment_model.batching import TokenizedReviews, plan_batches
+from sentiment_model.errors import QualityError
 from sentiment_model.fitting import FittedModel, checkpoints, fit_model
 from sentiment_model.network import SentimentModel
 from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, train
@@ -146,3 +147,10 @@ def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     assert again.pretraining == []
     assert again.steps[0] == 2 * batches + 3
     assert all(resumed.weights[name].equal(tensor) for name, tensor in fitted.weights.items())
+
+
+def test_what_cannot_be_learned_from_is_refused_before_pretraining(tmp_path: Path) -> None:
+    nothing = VALIDATION.take(torch.arange(0))
+    config = CONFIG.model_copy(update={"pretraining_tokens": 1000})
+    with pytest.raises(QualityError, match="the validation split is empty"):
+        fit_model(TRAIN, nothing, None, WORDS, MODEL, config, device=CPU, checkpoint=tmp_path / "c.safetensors")
