@@ -81,6 +81,9 @@ class ProcessFolder:
                 start_new_session=True,  # Ctrl-C in this terminal is not meant for it
             )
         self._file(name).write_text(json.dumps({"pid": process.pid, "command": list(command)}))
+        with suppress(psutil.NoSuchProcess):  # it ended at once, which whoever waits for it will tell
+            while not process.cmdline():  # the system has not set it up yet, and it could not be recognised
+                time.sleep(0.01)
 
     def wait(self, name: str, is_ready: Callable[[float], bool]) -> None:
         """Wait until a process is ready.

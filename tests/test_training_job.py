@@ -27,7 +27,7 @@ from sentiment_model.vocabulary import Vocabulary
 WORDS = [f"w{i}" for i in range(40)]
 # Without dropout, whose masks differ by process, several processes compute what one does; with a cell that is computed
 # in float32 on every CPU, they do so up to its rounding.
-MODEL = ModelConfig(cell="lstm", hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
+MODEL = ModelConfig(cell="gru", hidden_size=8, embedding_size=8, word_dropout=0, embedding_dropout=0, dropout=0)
 CONFIG = TrainConfig(epochs=3, tokens_per_batch=640, learning_rate=3e-2, ema_decay=0.9, processes=1)
 
 
@@ -124,15 +124,15 @@ def test_two_processes_learn_the_same_probabilities_of_unlabelled_reviews(tokens
 
 
 @pytest.mark.slow
-def test_two_processes_pretrain_together(tokens: DatasetRef, tmp_path: Path) -> None:
-    changes = {"pretraining_tokens": 60_000, "epochs": 1, "processes": 2}
-    first, weights = train(job(tokens, tmp_path / "first", **changes))
-    second, again = train(job(tokens, tmp_path / "second", **changes))
-    losses = [metrics.validation_loss for metrics in first.pretraining]
-    assert len(losses) > 3
-    assert losses == sorted(losses, reverse=True)
-    assert losses == [metrics.validation_loss for metrics in second.pretraining]
-    assert all(again[name].equal(tensor) for name, tensor in weights.items())
+def test_two_processes_pretrain_like_one(tokens: DatasetRef, tmp_path: Path) -> None:
+    """With so few tokens each is drawn in every step, so that all processes tell the next one from the same."""
+    changes = {"pretraining_tokens": 20_000, "epochs": 1}
+    one, _ = train(job(tokens, tmp_path / "one", **changes))
+    two, _ = train(job(tokens, tmp_path / "two", **changes, processes=2))
+    assert len(one.pretraining) == 2
+    for figure in ("train_loss", "validation_loss"):
+        expected = [getattr(metrics, figure) for metrics in one.pretraining]
+        assert [getattr(metrics, figure) for metrics in two.pretraining] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_wide_part_is_weighed_on_the_validation_reviews(tokens: DatasetRef, tmp_path: Path) -> None:
