@@ -154,10 +154,10 @@ KILLED = """
 import os, signal, sys
 import sentiment_model.training as training
 take_step = training._Trainer._step
-def step(self, batch):
+def step(self, *batch):
     if self.progress.step == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(self, batch)
+    return take_step(self, *batch)
 training._Trainer._step = step
 from flows.train import train
 from sentiment_model.config import TrainingRun
