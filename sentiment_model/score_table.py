@@ -285,6 +285,25 @@ class ScoreTable:
         Returns:
             the shard's receipt, which may be that of another claim.
         """
+        try:
+            files = self._upload(claim, staging, folder)
+        except FileNotFoundError:  # removed by the worker that overtook this one, when it published
+            files = None
+        last = self._last_claim(claim.shard)
+        if files is not None and last is not None and last.token == claim.token:
+            receipt = Receipt(shard=claim.shard, token=claim.token, files=files, counts=counts)
+            staging.committed = True  # whatever happens from here on, the files may be needed
+            if self.objects.create(self._receipt_path(claim.shard), receipt.model_dump_json().encode()):
+                self._publish(receipt)
+                return receipt
+            staging.committed = False
+        self.objects.delete(file.staged for file in files or ())
+        with self.claim(claim.shard) as other:
+            if isinstance(other, Receipt):
+                return other
+        raise StoreError(f"shard {claim.shard} was taken over by a worker that failed; run again")
+
+    def _upload(self, claim: Claim, staging: Staging, folder: str) -> list[PublishedFile]:
         files = []
         for number, (path, role) in enumerate(staging.files.items()):
             staged = f"{_staged(claim.shard, claim.token)}/{path.name}"
@@ -299,19 +318,7 @@ class ScoreTable:
                     sha256=sha256_of(path),
                 )
             )
-        receipt = Receipt(shard=claim.shard, token=claim.token, files=files, counts=counts)
-        last = self._last_claim(claim.shard)
-        if last is not None and last.token == claim.token:
-            staging.committed = True  # whatever happens from here on, the files may be needed
-            if self.objects.create(self._receipt_path(claim.shard), receipt.model_dump_json().encode()):
-                self._publish(receipt)
-                return receipt
-            staging.committed = False
-        self.objects.delete(file.staged for file in files)
-        with self.claim(claim.shard) as other:
-            if isinstance(other, Receipt):
-                return other
-        raise StoreError(f"shard {claim.shard} was taken over by a worker that failed; run again")
+        return files
 
     def _publish(self, receipt: Receipt) -> None:
         for file in receipt.files:

@@ -203,6 +203,9 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
                 figures = {**counts.model_dump(), "seconds": time.perf_counter() - started}
                 return table.commit(held, staging, figures, folder)
     except (OSError, BaseError, pl.exceptions.ComputeError) as error:
+        # Whoever was overtaken may lose its files while it writes them, to the worker that publishes the shard.
+        if isinstance(error, FileNotFoundError) and (receipt := table.receipt(shard.id)):
+            return receipt
         raise store_error(job.table, error) from error
 
 

@@ -48,6 +48,12 @@ def write_rows(table: ScoreTable, claim: Claim, rows: int = 3) -> Receipt:
         return table.commit(claim, staging, {"rows_in": rows}, "version=1/date=2026-01-01")
 
 
+def expire(table: ScoreTable, claim: Claim) -> None:
+    """Let the lease of a claim run out."""
+    content = claim.model_copy(update={"expires_at": 0.0}).model_dump_json()
+    table.objects.replace(table._claim_path(claim.shard, claim.token), content.encode())
+
+
 def shard_of(name: str) -> Shard:
     return Shard(name=name, pieces=(Piece(file=name),))
 
@@ -106,9 +112,7 @@ def test_who_was_overtaken_does_not_publish(url: str) -> None:
     table = ScoreTable(url, "k")
     with table.claim("s") as sleeper:
         assert isinstance(sleeper, Claim)
-        table.objects.replace(
-            table._claim_path("s", 1), sleeper.model_copy(update={"expires_at": 0.0}).model_dump_json().encode()
-        )
+        expire(table, sleeper)
         with table.claim("s") as other:  # the lease ran out while the first slept
             assert isinstance(other, Claim)
             assert other.token == 2
@@ -119,6 +123,9 @@ def test_who_was_overtaken_does_not_publish(url: str) -> None:
                     target=lambda: waiting.append(table.commit(sleeper, staging, {"rows_in": 4}, "version=1/date=x"))
                 )
                 late.start()
+                deadline = time.monotonic() + 30
+                while list(table.objects.list("_staged")) and time.monotonic() < deadline:
+                    time.sleep(0.01)  # until it has seen that it was overtaken
                 receipt = write_rows(table, other)
                 late.join(timeout=30)
     assert waiting == [receipt]
@@ -126,6 +133,45 @@ def test_who_was_overtaken_does_not_publish(url: str) -> None:
     files = [path for path, *_ in table.objects.list("scores")]
     assert files == [receipt.files[0].path]
     assert list(table.objects.list("_staged")) == []
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_who_was_overtaken_may_commit_after_its_files_are_gone(tmp_path: Path, files: int) -> None:
+    table = ScoreTable(str(tmp_path / "table"), "k")
+    with table.claim("s") as sleeper, table.staging(sleeper) as staging:
+        assert isinstance(sleeper, Claim)
+        for number in range(files):
+            pl.DataFrame({"row_id": [7]}).write_parquet(staging.file(f"{number}.parquet"))
+        expire(table, sleeper)
+        with table.claim("s") as other:
+            assert isinstance(other, Claim)
+            receipt = write_rows(table, other)
+        assert table.commit(sleeper, staging, {"rows_in": 1}, "version=1/date=x") == receipt
+    assert [path for path, *_ in table.objects.list("scores")] == [receipt.files[0].path]
+
+
+def test_who_was_overtaken_may_find_that_its_files_are_gone_while_it_writes(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    predictor, original = Predictor.load(tmp_path / "bundle"), Predictor.predict
+    run = ScoringRun(files=ReviewFiles(path=str(inbox)), shard_rows=SHARD_ROWS, batch_rows=64)
+    job, shards = prepare(tmp_path / "table", predictor, run)
+    table = ScoreTable(job.table, job.key)
+    receipts: list[Receipt] = []
+
+    def predict(self: Predictor, texts: pl.Series) -> pl.DataFrame:
+        patch.undo()  # another worker takes the shard and does it while this one sleeps
+        expire(table, Claim.model_validate_json(table.objects.read(table._claim_path(shards[0].id, 1)) or b""))
+        receipts.append(score_shard(job, shards[0], self, None))
+        return original(self, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict", predict)
+        assert score_shard(job, shards[0], predictor, None).files == receipts[0].files
+    for shard in shards[1:]:
+        score_shard(job, shard, predictor, None)
+    check_complete(inbox, tmp_path / "table", tmp_path / "bundle")
 
 
 def test_a_worker_that_died_between_commit_and_publication_is_completed(
