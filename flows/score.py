@@ -216,10 +216,12 @@ def score(run: ScoringRun) -> ScoringSummary:
             else None,
         )
         _report(run, summary, log, tracker)
-    if files:
-        counts.check_quality(run.files)
-    if summary.drifted and run.drift.action == "fail":
-        raise QualityError(f"{_drift_message(summary)}; the scores are published; look at them before they are used")
+        if files:
+            counts.check_quality(run.files)
+        if summary.drifted and run.drift.action == "fail":
+            raise QualityError(
+                f"{_drift_message(summary)}; the scores are published; look at them before they are used"
+            )
     return summary
 
 

@@ -354,7 +354,8 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     assert metadata["code_version"] == git_commit()
 
     with pytest.raises(QualityError, match=r"differ from those .* tokens \(PSI"):
-        score(run.model_copy(update={"drift": DriftConfig(min_rows=100, action="fail")}))
+        score(run.model_copy(update={"drift": DriftConfig(min_rows=100, action="fail"), "rescore": "again"}))
+    assert sorted(run.info.status for run in scorings(champion)) == ["FAILED", "FINISHED"]
 
 
 def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(champion: Tracker, inbox: Path) -> None:

@@ -67,8 +67,12 @@ def test_every_field_has_a_title_a_description_and_its_place() -> None:
             assert next(iter(schema["properties"])) == "source", model
 
 
-def test_titles_spell_abbreviations() -> None:
+def test_titles_are_words() -> None:
     titles = {name: field.get("title", "") for name, field in fields()}
+    assert titles["ModelConfig.hidden_size"] == "Hidden size"
+    assert {
+        name: title for name, title in titles.items() if re.search(r"\b([Mm]ax|[Mm]in)\b|_| [A-Z][a-z]", title)
+    } == {}
     assert titles["DriftConfig.max_psi"] == "Largest PSI"
     assert {name: title for name, title in titles.items() if re.search(r"\b(Csv|Ema|Id|Ks|Psi|Ur[il])\b", title)} == {}
 
