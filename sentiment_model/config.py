@@ -34,10 +34,16 @@ def _for_the_form(schema: dict[str, Any]) -> None:
         field["position"] = position
 
 
+def _title(name: str, _: object) -> str:
+    return name.replace("_", " ").capitalize()
+
+
 class Config(BaseModel):
     """Base of all configuration: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_for_the_form)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", field_title_generator=_title, json_schema_extra=_for_the_form
+    )
 
 
 class Columns(Config):
@@ -94,9 +100,15 @@ class IngestConfig(ReviewFiles):
     negative_labels: tuple[str, ...] = Field(
         ("0", "neg", "negative", "false"), description="Values of the label column that mean negative (any case)."
     )
-    max_negative_rating: float = Field(2.0, description="Ratings up to this are negative, in the source's own scale.")
+    max_negative_rating: float = Field(
+        2.0,
+        title="Largest negative rating",
+        description="Ratings up to this are negative, in the source's own scale.",
+    )
     min_positive_rating: float = Field(
-        4.0, description="Ratings from this on are positive; those between are dropped and counted."
+        4.0,
+        title="Smallest positive rating",
+        description="Ratings from this on are positive; those between are dropped and counted.",
     )
 
     @model_validator(mode="after")
@@ -158,13 +170,24 @@ class TokenizeConfig(ProfileSection):
     """How text becomes token ids."""
 
     max_vocabulary: int = Field(
-        30_000, ge=10, le=5_000_000, description="Largest vocabulary, in tokens, the two special ones included."
+        30_000,
+        ge=10,
+        le=5_000_000,
+        title="Largest vocabulary",
+        description="Number of known tokens, the two special ones included.",
     )
     min_count: int = Field(
-        2, ge=1, description="Tokens seen fewer times than this in the training and unlabelled reviews are unknown."
+        2,
+        ge=1,
+        title="Fewest occurrences",
+        description="Tokens seen fewer times than this in the training and unlabelled reviews are unknown.",
     )
     max_tokens: int = Field(
-        400, ge=4, le=100_000, description="Longer reviews keep their first and last half of this many tokens."
+        1000,
+        ge=4,
+        le=100_000,
+        title="Longest review",
+        description="Number of tokens; longer reviews keep their first and last half of it.",
     )
 
 

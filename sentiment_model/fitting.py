@@ -173,7 +173,11 @@ def _weigh(result: TrainingResult, wide: NGramScore | None, validation: Tokenize
         return FittedModel(weights, temperature, _sigmoid(logits, temperature), result.history)
     scores = predict_logits(wide, validation, _TOKENS_PER_BATCH, torch.device("cpu")).numpy()
     temperature, scale, shift = fit_combination(logits, scores, labels)
-    weights |= {"wide.weight": wide.weight * scale, "wide.bias": wide.bias * scale + shift}
+    weights |= {
+        "wide.weight": wide.weight * scale,
+        "wide.check": wide.check,
+        "wide.bias": wide.bias * scale + shift,
+    }
     probabilities = _sigmoid(logits + scale * scores + shift, temperature)
     return FittedModel(weights, temperature, probabilities, result.history)
 

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 # N-grams are hashed instead of listed (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning"):
 # the size does not grow with the training reviews, and looking one up is one memory access.
-BUCKETS = 1 << 22
+_BUCKET_BITS = 22
+_CHECK_BITS = 16
+HASH_BITS = _BUCKET_BITS + _CHECK_BITS
+BUCKETS = 1 << _BUCKET_BITS
 
 
-def ngram_buckets(ids: Tensor, order: int) -> Tensor:
-    """Return the bucket of the n-gram that starts at each token.
+def ngram_hashes(ids: Tensor, order: int) -> Tensor:
+    """Return the hash of the n-gram that starts at each token.
 
     Args:
         ids: token ids, integers, shape (..., time).
         order: tokens in an n-gram.
 
     Returns:
-        numbers from 0 to `BUCKETS` - 1, int64, shape (..., time - order + 1).
+        numbers below 2 to the power of `HASH_BITS`, int64, shape (..., time - order + 1).
     """
     starts = ids.shape[-1] - order + 1
     hashed = torch.zeros_like(ids[..., :starts], dtype=torch.int64)
@@ -29,19 +32,35 @@ def ngram_buckets(ids: Tensor, order: int) -> Tensor:
         # Multiplication wraps around, and the shift carries the high bits, the well mixed ones, down.
         hashed = (hashed + ids[..., offset : offset + starts] + 1) * -7046029254386353131
         hashed ^= (hashed >> 32) & 0xFFFFFFFF
-    return hashed & (BUCKETS - 1)
+    return hashed & ((1 << HASH_BITS) - 1)
+
+
+def bucket_of(hashes: Tensor) -> Tensor:
+    """Return the place of n-grams in the table: numbers below `BUCKETS`, int64."""
+    return hashes & (BUCKETS - 1)
+
+
+def check_of(hashes: Tensor) -> Tensor:
+    """Return what tells n-grams of one bucket apart, int16."""
+    return (hashes >> _BUCKET_BITS).to(torch.int16)
 
 
 class NGramScore(nn.Module):
-    """Sum of a learned weight of every n-gram of a review, up to an order, and a bias."""
+    """Sum of a learned weight of every n-gram of a review, up to an order, over the root of its length; and a bias.
+
+    A bucket belongs to one n-gram. Most n-grams of a review occur in no other: without the check, one in seven of them
+    would be taken for one that is known.
+    """
 
     weight: Tensor
+    check: Tensor
     bias: Tensor
 
     def __init__(self, max_order: int) -> None:
         super().__init__()
         self.max_order = max_order
         self.register_buffer("weight", torch.zeros(BUCKETS))
+        self.register_buffer("check", torch.zeros(BUCKETS, dtype=torch.int16))
         self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -49,14 +68,16 @@ class NGramScore(nn.Module):
 
         Args:
             ids: token ids padded at the end, shape (batch, time).
-            lengths: number of tokens of each review, shape (batch,).
+            lengths: number of tokens of each review, at least 1, shape (batch,).
 
         Returns:
             scores, logits of the positive class, shape (batch,).
         """
-        total = self.bias.expand(len(ids))
+        total = torch.zeros(len(ids), device=ids.device)
         for order in range(1, min(self.max_order, ids.shape[1]) + 1):
-            buckets = ngram_buckets(ids, order)
+            hashes = ngram_hashes(ids, order)
+            buckets = bucket_of(hashes)
             inside = torch.arange(buckets.shape[1], device=ids.device) <= (lengths - order).unsqueeze(1)
-            total = total + (self.weight[buckets] * inside).sum(dim=1)
-        return total
+            is_known = inside & (self.check[buckets] == check_of(hashes))
+            total = total + (self.weight[buckets] * is_known).sum(dim=1)
+        return total / lengths.sqrt() + self.bias

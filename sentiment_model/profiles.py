@@ -21,7 +21,7 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
-        "tokenize": {"max_tokens": 1000, "max_vocabulary": 50_000},
+        "tokenize": {"max_vocabulary": 50_000},
         "model": {"cell": "lstm", "layers": 2, "hidden_size": 512, "embedding_size": 256},
         "train": {
             "epochs": 12,

@@ -12,7 +12,7 @@ from sentiment_model.calibration import fit_combination, fit_temperature
 from sentiment_model.errors import QualityError
 from sentiment_model.inference import predict_logits
 from sentiment_model.naive_bayes import fit_ngrams
-from sentiment_model.ngrams import BUCKETS, NGramScore, ngram_buckets
+from sentiment_model.ngrams import BUCKETS, HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
 
 CPU = torch.device("cpu")
 
@@ -27,9 +27,21 @@ def random_ids(count: int, longest: int = 40, seed: int = 0) -> list[list[int]]:
     return [[generator.randrange(2, 30_000) for _ in range(generator.randint(1, longest))] for _ in range(count)]
 
 
-def random_score(max_order: int) -> NGramScore:
+def weight_of(score: NGramScore, ngram: list[int]) -> float:
+    """Look an n-gram up as the formula says."""
+    (hashed,) = ngram_hashes(torch.tensor(ngram), len(ngram))
+    bucket = bucket_of(hashed)
+    return float(score.weight[bucket]) if score.check[bucket] == check_of(hashed) else 0.0
+
+
+def learned_score(ids: list[list[int]], max_order: int) -> NGramScore:
+    """Return a score with a random weight for each n-gram of every second review."""
     score = NGramScore(max_order)
-    score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    for review in ids[::2]:
+        for order in range(1, min(max_order, len(review)) + 1):
+            hashes = ngram_hashes(torch.tensor(review), order)
+            score.check[bucket_of(hashes)] = check_of(hashes)
+            score.weight[bucket_of(hashes)] = torch.randn(len(hashes), generator=torch.Generator().manual_seed(order))
     score.bias.fill_(0.25)
     return score
 
@@ -37,14 +49,15 @@ def random_score(max_order: int) -> NGramScore:
 @pytest.mark.parametrize("max_order", [1, 2, 3, 5])
 def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int) -> None:
     ids = [[7], [7, 8], *random_ids(30)]
-    score = random_score(max_order)
+    score = learned_score(ids, max_order)
     expected = [
         0.25
         + sum(
-            float(score.weight[ngram_buckets(torch.tensor(review[start : start + order]), order)])
+            weight_of(score, review[start : start + order])
             for order in range(1, max_order + 1)
             for start in range(len(review) - order + 1)
         )
+        / len(review) ** 0.5
         for review in ids
     ]
     together = predict_logits(score, reviews(ids), 512, CPU)
@@ -54,18 +67,39 @@ def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int) -> Non
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_buckets_are_spread_and_know_the_order_of_tokens() -> None:
+def test_hashes_are_spread_and_know_the_order_of_tokens() -> None:
     pairs = torch.cartesian_prod(torch.arange(1000), torch.arange(1000))
-    buckets = ngram_buckets(pairs, 2).squeeze(1)
-    assert buckets.min() >= 0
-    assert buckets.max() < BUCKETS
+    hashes = ngram_hashes(pairs, 2).squeeze(1)
+    assert hashes.min() >= 0
+    assert hashes.max() < 1 << HASH_BITS
+    assert len(hashes.unique()) > len(hashes) - 10  # thrown at random, two of a million share a number
     # A million balls thrown at random into that many urns leave this many of them not empty, give or take 400.
     expected = BUCKETS * (1 - np.exp(-len(pairs) / BUCKETS))
-    assert abs(len(buckets.unique()) - expected) < 4000
-    assert ngram_buckets(torch.tensor([3, 4]), 2) != ngram_buckets(torch.tensor([4, 3]), 2)
-    assert ngram_buckets(torch.tensor([3]), 1) != ngram_buckets(torch.tensor([0, 3]), 2)
+    assert abs(len(bucket_of(hashes).unique()) - expected) < 4000
+    assert abs(len(check_of(hashes).unique()) - (1 << 16)) < 10
+    assert ngram_hashes(torch.tensor([3, 4]), 2) != ngram_hashes(torch.tensor([4, 3]), 2)
+    assert ngram_hashes(torch.tensor([3]), 1) != ngram_hashes(torch.tensor([0, 3]), 2)
     # Weights are looked up by these numbers: a change here makes every saved model wrong.
-    assert ngram_buckets(torch.tensor([5, 6, 7]), 3).tolist() == [791089]
+    assert ngram_hashes(torch.tensor([5, 6, 7]), 3).tolist() == [32502452785]
+
+
+def test_of_ngrams_that_share_a_bucket_the_most_frequent_is_known() -> None:
+    first = torch.arange(2, 4000)
+    buckets = bucket_of(ngram_hashes(first.unsqueeze(1), 1)).squeeze(1)
+    taken = {int(bucket): int(token) for token, bucket in zip(first, buckets, strict=True)}
+    second = torch.arange(4000, 30_000)
+    token, other = next(
+        (taken[bucket], int(token))
+        for token, bucket in zip(
+            second, bucket_of(ngram_hashes(second.unsqueeze(1), 1)).squeeze(1).tolist(), strict=True
+        )
+        if bucket in taken
+    )
+    often, rare = [[token, 1]] * 3 + [[1]] * 3, [[other, 1]] * 2 + [[1]] * 2
+    score = fit_ngrams(reviews([*often, *rare], [1, 1, 1, 0, 0, 0, 0, 0, 1, 1]), 1)
+    assert weight_of(score, [token]) > 0
+    assert weight_of(score, [other]) == 0
+    assert weight_of(fit_ngrams(reviews(rare, [0, 0, 1, 1]), 1), [other]) < 0
 
 
 def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
@@ -88,7 +122,7 @@ def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
 def test_an_ngram_of_one_review_counts_for_nothing() -> None:
     ids = [[2, 9], [2, 2, 2], [3], [3]]
     score = fit_ngrams(reviews(ids, [1, 1, 0, 0]), 1)
-    of = {token: float(score.weight[ngram_buckets(torch.tensor([token]), 1)]) for token in (2, 3, 9)}
+    of = {token: weight_of(score, [token]) for token in (2, 3, 9)}
     assert of[2] > 0 > of[3]
     assert of[9] == 0
     assert (score.weight != 0).sum() == 2
@@ -98,16 +132,17 @@ def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
     # 3 of 4 positive and 1 of 4 negative reviews say 2; all say 5, which tells nothing.
     ids = [[2, 5], [2, 2, 5], [5, 2], [5], [2, 5], [5], [5], [5]]
     score = fit_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
-    two, five = (float(score.weight[ngram_buckets(torch.tensor([token]), 1)]) for token in (2, 5))
-    ratio = np.array([np.log(4 / 2), np.log(5 / 5)]) - np.log((4 + 5) / (2 + 5))
-    present = np.array([[1, 1]] * 3 + [[0, 1]] + [[1, 1]] + [[0, 1]] * 3) * ratio
+    two, five = weight_of(score, [2]), weight_of(score, [5])
+    ratio = np.array([np.log(3.5 / 1.5), np.log(4.5 / 4.5)]) - np.log((3.5 + 4.5) / (1.5 + 4.5))
+    times = np.array([[1, 1], [2, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
+    values = times * ratio / np.sqrt(times.sum(axis=1, keepdims=True))
     truth = np.array([1] * 4 + [-1] * 4)
     weights = np.array([two, five]) / ratio
 
     def loss(weights: np.ndarray, bias: float) -> float:
-        # C = 0.1; liblinear counts the bias among the weights.
-        margins = truth * (present @ weights + bias)
-        return float(0.5 * (weights @ weights + bias**2) + 0.1 * np.logaddexp(0, -margins).sum())
+        # C = 100; liblinear counts the bias among the weights.
+        margins = truth * (values @ weights + bias)
+        return float(0.5 * (weights @ weights + bias**2) + 100 * np.logaddexp(0, -margins).sum())
 
     found = loss(weights, float(score.bias))
     for change in (0.01, -0.01):
