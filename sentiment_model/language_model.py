@@ -28,6 +28,8 @@ _LARGEST_MARGIN = 40.0  # of a logit over the right one; exp of it is far below 
 _VALIDATION_REVIEWS = 500
 _VALIDATION_TOKENS = 8192
 _LEARNING_RATE = 4e-3
+# Of so many tokens none is seen often; what keeps a classifier from learning few reviews by heart would only blur them.
+_DROPOUT = {"word_dropout": 0.0, "embedding_dropout": 0.1, "dropout": 0.1}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def pretrain(
     reviews = reviews.take(torch.arange(0, len(reviews), max(1, round(tokens / budget))))  # evenly spaced
     torch.manual_seed(config.seed)
     frequencies = torch.bincount(reviews.values, minlength=vocabulary_size)
-    model = LanguageModel(Encoder(vocabulary_size, model_config), frequencies).to(device)
+    encoder = Encoder(vocabulary_size, model_config.model_copy(update=_DROPOUT))
+    model = LanguageModel(encoder, frequencies).to(device)
     every = -(-len(validation_reviews) // _VALIDATION_REVIEWS)
     some = validation_reviews.take(torch.arange(0, len(validation_reviews), every))
     trained = run_training(
@@ -78,7 +81,6 @@ def pretrain(
                 "epochs": max(1, round(budget / tokens)),
                 "learning_rate": _LEARNING_RATE,
                 "ema_decay": 0.0,  # in so few steps the average lags behind
-                "tokens_per_batch": 2 * config.tokens_per_batch,  # there are as many losses as tokens
             }
         ),
         device=device,

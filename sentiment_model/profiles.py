@@ -16,7 +16,15 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     "default": {},
     "nightly": {
         "tokenize": {"max_vocabulary": 40_000},
-        "model": {"cell": "qrnn", "hidden_size": 256, "embedding_size": 200, "word_dropout": 0.2},
+        "model": {
+            "cell": "qrnn",
+            "layers": 2,
+            "hidden_size": 384,
+            "bidirectional": False,
+            "embedding_size": 200,
+            "word_dropout": 0.2,
+            "dropout": 0.3,
+        },
         "train": {"epochs": 3, "pretraining_tokens": 32_000_000, "self_training": True},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.

@@ -132,7 +132,7 @@ def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     tokens = len(TRAIN.values) + len(MORE.values)
     changes = {"pretraining_tokens": 2 * tokens, "self_training": 0}
     fitted = fit(tmp_path / "pretrained", NO_LABELS, recorder, **changes)
-    batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), 2 * CONFIG.tokens_per_batch))
+    batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), CONFIG.tokens_per_batch))
     assert [metrics.epoch for metrics in recorder.pretraining] == [0, 1]
     assert recorder.steps == list(range(1, len(recorder.steps) + 1))
     assert len(recorder.steps) == 2 * batches + 4 * len(plan_batches(TRAIN.lengths, CONFIG.tokens_per_batch))

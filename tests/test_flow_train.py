@@ -123,9 +123,11 @@ def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server:
     assert set(split.filter(pl.col("split") == "test")["source"]) == {"own"}
 
 
-@pytest.mark.parametrize(("profile", "layers"), [("nightly", 1), pytest.param("gpu", 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("profile", "cell"), [("nightly", "qrnn"), pytest.param("gpu", "lstm", marks=pytest.mark.slow)]
+)
 def test_profiles_that_learn_from_unlabelled_reviews(
-    profile: str, layers: int, reviews: Path, settings_in: Path, prefect_server: None
+    profile: str, cell: str, reviews: Path, settings_in: Path, prefect_server: None
 ) -> None:
     with reviews.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -137,7 +139,7 @@ def test_profiles_that_learn_from_unlabelled_reviews(
     assert run.train.self_training
     summary = train(run)
     with open_dataset(summary.model).local_folder() as folder:
-        assert Predictor.load(folder).description.network.layers == layers
+        assert Predictor.load(folder).description.network.cell == cell
     assert open_dataset(summary.cleaned).counts["splits"]["unlabelled"] == 50
     evaluation, _ = read_evaluation(open_dataset(summary.evaluation))
     assert [metrics.epoch for metrics in evaluation.history] == [0, 1, 2, 3]

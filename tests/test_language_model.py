@@ -126,4 +126,4 @@ def test_a_budget_below_one_pass_takes_a_part_of_the_reviews(tmp_path: Path) -> 
     pretrain(reviews, counting(50, 1), WORDS, MODEL, config, device=CPU, checkpoint=path, observer=recorder)
     part = reviews.take(torch.arange(0, 400, 4))
     assert len(recorder.epochs) == 1
-    assert len(recorder.steps) == len(plan_batches(part.lengths, 2 * config.tokens_per_batch))
+    assert len(recorder.steps) == len(plan_batches(part.lengths, config.tokens_per_batch))
