@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
@@ -53,9 +54,9 @@ def fit_model(
 
     With `config.pretraining_tokens`, networks start from an encoder that has learned to predict the tokens of all these
     reviews. With `config.self_training`, a second network learns the labelled reviews and the first model's
-    probabilities of the others, and replaces the first if its validation loss is lower: self-training with soft labels,
-    as in Xie et al. (2020), "Self-Training with Noisy Student". The wide part learns from the labelled reviews alone;
-    taught by the model it repeats what the network says and the sum gets worse.
+    probabilities of the others, and replaces the first if that makes the model's validation loss lower: self-training
+    with soft labels, as in Xie et al. (2020), "Self-Training with Noisy Student". The wide part learns from the
+    labelled reviews alone; taught by the model it repeats what the network says and the sum gets worse.
 
     Args:
         reviews: labelled reviews to train on.
@@ -107,20 +108,24 @@ def fit_model(
         phases.end(result.steps, len(result.history))
         return result
 
-    result = fit_network(reviews, "first")
+    networks = [fit_network(reviews, "first")]
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     wide = fit_ngrams(reviews, model_config.ngrams) if is_first and model_config.ngrams else None
     if config.self_training and unlabelled is not None and len(unlabelled):
         labels = torch.empty(len(unlabelled), device=device)
         if is_first:
-            teacher = _weigh(result, wide, validation)
+            teacher = _weigh(networks[0], wide, validation)
             labels.copy_(_probabilities(teacher, unlabelled, vocabulary_size, model_config, device))
         if dist.is_initialized():
             dist.broadcast(labels, 0)
-        second = fit_network(reviews.join(replace(unlabelled, labels=labels.cpu())), "second")
-        history = [*result.history, *(_later(metrics, len(result.history)) for metrics in second.history)]
-        result = replace(min(result, second, key=_validation_loss), history=history)
-    return _weigh(result, wide, validation) if is_first else None
+        networks.append(fit_network(reviews.join(replace(unlabelled, labels=labels.cpu())), "second"))
+    if not is_first:
+        return None
+    history: list[EpochMetrics] = []
+    for network in networks:
+        history += [_later(metrics, len(history)) for metrics in network.history]
+    models = (_weigh(network, wide, validation) for network in networks)
+    return replace(min(models, key=lambda model: _loss(model, validation)), history=history)
 
 
 def _phase_checkpoint(checkpoint: Path, phase: str) -> Path:
@@ -160,8 +165,8 @@ def _later(metrics: EpochMetrics, epochs: int) -> EpochMetrics:
     return replace(metrics, epoch=metrics.epoch + epochs)
 
 
-def _validation_loss(result: TrainingResult) -> float:
-    return result.history[result.best_epoch].validation_loss
+def _loss(model: FittedModel, validation: TokenizedReviews) -> float:
+    return F.binary_cross_entropy(model.probabilities, validation.labels.double()).item()
 
 
 def _weigh(result: TrainingResult, wide: NGramScore | None, validation: TokenizedReviews) -> FittedModel:

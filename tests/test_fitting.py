@@ -9,6 +9,7 @@ import torch
 from test_training_job import CONFIG, MODEL, split
 
 from sentiment_model.batching import TokenizedReviews, plan_batches
+from sentiment_model.config import ModelConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.fitting import FittedModel, checkpoints, fit_model
 from sentiment_model.network import SentimentModel
@@ -43,7 +44,11 @@ class Recorder:
 
 
 def fit(
-    folder: Path, unlabelled: TokenizedReviews | None, observer: Observer | None = None, **changes: int
+    folder: Path,
+    unlabelled: TokenizedReviews | None,
+    observer: Observer | None = None,
+    model: ModelConfig = MODEL,
+    **changes: int,
 ) -> FittedModel:
     folder.mkdir(exist_ok=True)
     config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0, "self_training": True, **changes})
@@ -52,7 +57,7 @@ def fit(
         VALIDATION,
         unlabelled,
         WORDS,
-        MODEL,
+        model,
         config,
         device=CPU,
         checkpoint=folder / "training.safetensors",
@@ -90,12 +95,13 @@ def test_a_second_network_that_is_worse_is_not_kept(tmp_path: Path, monkeypatch:
         result = train(reviews, *arguments, **options)  # type: ignore[arg-type]
         if len(reviews) == len(TRAIN):
             return result
-        worse = [replace(metrics, validation_loss=9.0) for metrics in result.history]
-        return replace(result, history=worse, weights={name: 0 * tensor for name, tensor in result.weights.items()})
+        weights = {name: 0 * tensor for name, tensor in result.weights.items()}
+        return replace(result, validation_logits=torch.zeros(len(VALIDATION)), weights=weights)
 
-    without = fit(tmp_path / "without", None)
+    alone = MODEL.model_copy(update={"ngrams": 0})
+    without = fit(tmp_path / "without", None, model=alone)
     monkeypatch.setattr("sentiment_model.fitting.train", train_badly)
-    kept = fit(tmp_path / "kept", NO_LABELS)
+    kept = fit(tmp_path / "kept", NO_LABELS, model=alone)
     assert all(kept.weights[name].equal(tensor) for name, tensor in without.weights.items())
     assert kept.temperature == without.temperature
     assert len(kept.history) == 8
