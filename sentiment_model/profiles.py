@@ -25,7 +25,7 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "word_dropout": 0.2,
             "dropout": 0.3,
         },
-        "train": {"epochs": 3, "pretraining_tokens": 32_000_000, "self_training": True},
+        "train": {"epochs": 3, "pretraining_tokens": 32_000_000},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
