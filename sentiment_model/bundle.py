@@ -36,7 +36,7 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 5
+    format: int = 6
     network: ModelConfig
     max_tokens: int
     vocabulary_size: int

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -84,5 +84,6 @@ def _batch_threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that computes in bfloat16 on CUDA; on the CPU a score is the same with and without tables."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+    """Return the context that multiplies matrices in bfloat16 where that is faster: on CUDA, and on CPUs with AMX."""
+    is_faster = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_faster)

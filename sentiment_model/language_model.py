@@ -161,20 +161,21 @@ class LanguageModel(nn.Module):
         is_read = torch.arange(1, ids.shape[1], device=ids.device).unsqueeze(1) < lengths
         places = torch.full((len(self.draw_share),), -1, device=ids.device)
         places[drawn] = torch.arange(len(drawn), device=ids.device)
-        losses = []
-        for back, (ordered, states) in zip(self.back, self.encoder(ids, lengths), strict=True):
-            following = ordered[1:][is_read]
-            # In one look-up, since the gradient of each is as large as the embedding.
-            right, others = self.encoder.embedding(torch.cat([following, drawn])).split([len(following), len(drawn)])
-            loss: Tensor = _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
-                back(states[:-1][is_read]).to(right.dtype),
+        read = [(ordered[1:][is_read], states[:-1][is_read]) for ordered, states in self.encoder(ids, lengths)]
+        # In one look-up, since its gradient is as large as the embedding.
+        looked_up = [following for following, _ in read] + [drawn]
+        *rights, others = self.encoder.embedding(torch.cat(looked_up)).split([len(tokens) for tokens in looked_up])
+        losses: list[Tensor] = [
+            _SampledSoftmax.apply(  # type: ignore[no-untyped-call]
+                back(states).to(right.dtype),
                 right,
                 others,
                 self.log_frequency[following],
                 self.log_frequency[drawn] - log_chance,
                 places[following],
             )
-            losses.append(loss)
+            for back, right, (following, states) in zip(self.back, rights, read, strict=True)
+        ]
         return torch.stack(losses).sum()
 
 

@@ -5,6 +5,7 @@ c[t] = W_c x[t] + b_c
 h[t] = (1 - z[t]) * h[t-1] + z[t] * c[t]
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +32,10 @@ class MinGRULayer(nn.Module):
 
     def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size)."""
-        return self.update(inputs), self.candidate(inputs)
+        # In the precision of the scan, which otherwise would convert each occurrence of a token.
+        update, candidate = self.update(inputs), self.candidate(inputs)
+        dtype = torch.promote_types(update.dtype, torch.float32)
+        return update.to(dtype), candidate.to(dtype)
 
     def look_up(self, table: tuple[Tensor, ...], ids: Tensor) -> Tensor:
         """Return the states for inputs of these numbers, shape (time, batch), without a matrix product."""

@@ -74,6 +74,26 @@ def _layer(cell: str, input_size: int, hidden_size: int) -> nn.Module:
     return StandardLayer(cell, input_size, hidden_size)
 
 
+class SequenceDropout(nn.Module):
+    """Dropout that draws one mask for all steps of a sequence: (..., time, batch, width) to the same.
+
+    This follows Gal & Ghahramani (2016), "A Theoretically Grounded Application of Dropout in Recurrent Neural
+    Networks".
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop units in training."""
+        if not self.training or not self.share:
+            return x
+        keep = 1.0 - self.share
+        mask = torch.rand(*x.shape[:-3], 1, *x.shape[-2:], device=x.device) < keep
+        return x * (mask.to(x.dtype) / keep)
+
+
 class Direction(nn.Module):
     """The recurrent layers of one direction: (time, batch, embedding_size) to (time, batch, hidden_size)."""
 
@@ -81,7 +101,7 @@ class Direction(nn.Module):
         super().__init__()
         sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
         self.layers = nn.ModuleList(_layer(config.cell, size, config.hidden_size) for size in sizes)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = SequenceDropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last layer's states of every step; those past a sequence's length are meaningless."""
@@ -89,7 +109,7 @@ class Direction(nn.Module):
 
     def look_up(self, table: Table, ids: Tensor) -> Tensor:
         """Return the same for token ids, shape (time, batch), with the table of this direction."""
-        return self._deepen(cast("MinGRULayer | QRNNLayer", self.layers[0]).look_up(table, ids))
+        return self._deepen(cast("MinGRULayer", self.layers[0]).look_up(table, ids))
 
     def _deepen(self, states: Tensor) -> Tensor:
         for layer in self.layers[1:]:
@@ -98,16 +118,13 @@ class Direction(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embedding and directions: token ids to the states of every step.
-
-    Dropping one mask per sequence on the embeddings follows Gal & Ghahramani (2016), "A Theoretically Grounded
-    Application of Dropout in Recurrent Neural Networks".
-    """
+    """Embedding and directions: token ids to the states of every step."""
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size, padding_idx=PAD_ID)
+        self.dropout = SequenceDropout(config.embedding_dropout)
         self.directions = nn.ModuleList(Direction(config) for _ in range(2 if config.bidirectional else 1))
         self.reset_parameters()
 
@@ -121,14 +138,14 @@ class Encoder(nn.Module):
                 cast("Layer", layer).reset_parameters()
 
     def tabulate(self) -> tuple[Table, ...] | None:
-        """Return what the first layers compute of each token of the vocabulary, if that needs no state.
+        """Return what the first layers compute of each token of the vocabulary, if that needs nothing but the token.
 
         With these tables, one for each direction, :meth:`forward` looks up what it otherwise computes anew for each
         occurrence of a token.
         """
-        if self.config.cell not in _PARALLEL_CELLS:
+        if self.config.cell != "mingru":
             return None
-        firsts = [cast("MinGRULayer | QRNNLayer", direction.layers[0]) for direction in self._directions()]
+        firsts = [cast("MinGRULayer", direction.layers[0]) for direction in self._directions()]
         return tuple(first.tabulate(self.embedding.weight) for first in firsts)
 
     def forward(
@@ -145,25 +162,25 @@ class Encoder(nn.Module):
             token ids in the order of reading, shape (time, batch), and states, shape (time, batch, hidden_size); both
             are meaningless past a review's length.
         """
-        for number, direction in enumerate(self._directions()):
-            ordered = (reverse_within_lengths(ids, lengths) if number else ids).t()
-            if tables is None:
-                yield ordered, direction(self._embed(ordered))
-            else:
-                yield ordered, direction.look_up(tables[number], ordered)
+        orders = [ids, reverse_within_lengths(ids, lengths)][: len(self.directions)]
+        ordered = torch.stack(orders).transpose(1, 2)
+        if tables is not None:
+            for order, table, direction in zip(ordered, tables, self._directions(), strict=True):
+                yield order, direction.look_up(table, order)
+            return
+        # Both orders in one look-up, since its gradient is as large as the embedding.
+        for order, x, direction in zip(ordered, self._embed(ordered), self._directions(), strict=True):
+            yield order, direction(x)
 
     def _directions(self) -> Iterator[Direction]:
         return (cast("Direction", direction) for direction in self.directions)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        """Map (time, batch) to (time, batch, embedding_size)."""
+        """Map (directions, time, batch) to (directions, time, batch, embedding_size)."""
         if self.training and self.config.word_dropout:
             dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
             ids = torch.where(dropped, UNKNOWN_ID, ids)
-        x: Tensor = self.embedding(ids)
-        if self.training and self.config.embedding_dropout:
-            keep = 1.0 - self.config.embedding_dropout
-            x = x * (torch.rand(x.shape[1:], device=x.device) < keep).to(x.dtype) / keep
+        x: Tensor = self.dropout(self.embedding(ids))
         return x
 
 

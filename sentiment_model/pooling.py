@@ -63,7 +63,7 @@ class _Mean(torch.autograd.Function):
         total += states[shortest:].masked_fill(padding, 0.0).sum(dim=0, dtype=dtype)
         ctx.save_for_backward(lengths)
         ctx.time, ctx.dtype = len(states), states.dtype
-        return (total / lengths.unsqueeze(-1)).to(states.dtype)
+        return total / lengths.unsqueeze(-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

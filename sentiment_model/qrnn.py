@@ -1,19 +1,22 @@
 """The quasi-recurrent network of Bradbury et al. (2017), whose gates see an input and the one before it.
 
     z[t] = sigmoid(W_z [x[t], x[t-1]] + b_z)
-    c[t] = tanh(W_c [x[t], x[t-1]] + b_c)
     o[t] = sigmoid(W_o [x[t], x[t-1]] + b_o)
+    c[t] = tanh(W_c [x[t], x[t-1]] + b_c)
     s[t] = (1 - z[t]) * s[t-1] + z[t] * c[t]
     h[t] = o[t] * s[t]
 
-This is their fo-pooling, with a filter two inputs wide.
+This is their fo-pooling, with a filter two inputs wide. The gates of all steps are one matrix product; only the states
+s go from step to step, element by element. On a CPU what follows the product takes most of the time, and most of that
+is waiting for memory. It is therefore done for a few steps at a time, whose numbers stay in a core's cache.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sentiment_model.scan import scan
+_CACHED = 128 * 1024  # numbers of the steps that are computed together
 
 
 class QRNNLayer(nn.Module):
@@ -21,37 +24,113 @@ class QRNNLayer(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.update = nn.Linear(2 * input_size, hidden_size)
-        self.candidate = nn.Linear(2 * input_size, hidden_size)
-        self.output = nn.Linear(2 * input_size, hidden_size)
+        self.gates = nn.Linear(2 * input_size, 3 * hidden_size)  # z, o and c, in this order
 
     def reset_parameters(self) -> None:
         """Initialise: a state is a mean over about the last four steps."""
-        for linear, bias in ((self.update, -1.0), (self.candidate, 0.0), (self.output, 0.0)):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.constant_(linear.bias, bias)
+        for weight, bias, value in zip(
+            self.gates.weight.chunk(3), self.gates.bias.chunk(3), (-1.0, 0.0, 0.0), strict=True
+        ):
+            nn.init.xavier_uniform_(weight)
+            nn.init.constant_(bias, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the states of every step, at least in float32."""
-        pairs = torch.cat([x, torch.cat([torch.zeros_like(x[:1]), x[:-1]])], dim=-1)
-        return _pool(self.update(pairs), self.candidate(pairs), self.output(pairs))
-
-    def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size)."""
-        linears = (self.update, self.candidate, self.output)
-        halves = [linear.weight.chunk(2, dim=1) for linear in linears]
-        here = [F.linear(inputs, half[0], linear.bias) for half, linear in zip(halves, linears, strict=True)]
-        before = [F.linear(inputs, half[1]) for half in halves]
-        return torch.cat(here, dim=1), torch.cat(before, dim=1)
-
-    def look_up(self, table: tuple[Tensor, ...], ids: Tensor) -> Tensor:
-        """Return the states for inputs of these numbers, shape (time, batch), without a matrix product."""
-        gates = F.embedding(ids, table[0])
-        gates[1:] += F.embedding(ids[:-1], table[1])
-        return _pool(*gates.chunk(3, dim=-1))
+        """Return the outputs h of every step, in the precision of the matrix product; states are at least float32."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if torch.is_grad_enabled():
+            outputs: Tensor = _QRNN.apply(x, self.gates.weight, self.gates.bias, dtype)  # type: ignore[no-untyped-call]
+            return outputs
+        return _compute(_pair(x, dtype), self.gates.weight, self.gates.bias)
 
 
-def _pool(update_logits: Tensor, candidate_logits: Tensor, output_logits: Tensor) -> Tensor:
-    dtype = torch.promote_types(update_logits.dtype, torch.float32)
-    states = scan(update_logits, torch.tanh(candidate_logits.to(dtype)))
-    return torch.sigmoid(output_logits.to(dtype)) * states
+class _QRNN(torch.autograd.Function):
+    """The layer with its gradient written out: autograd's would be several tensors and kernels a step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        pairs = _pair(x, dtype)
+        trace = pairs.new_empty(*pairs.shape[:2], len(bias) // 3 * 4, dtype=_state_dtype(dtype))
+        outputs = _compute(pairs, weight, bias, trace)
+        ctx.save_for_backward(pairs, weight, trace)
+        ctx.dtype = x.dtype
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pairs, weight, trace = ctx.saved_tensors
+        flat_pairs = pairs.flatten(0, 1)
+        logits = pairs.new_empty(*pairs.shape[:2], len(weight))  # their gradients
+        first = torch.zeros_like(trace[0].chunk(4, dim=-1)[3])
+        later = first  # gradient of the state before, through all that follow
+        for steps in reversed(_parts(trace)):
+            update, output, candidate, states = trace[steps].chunk(4, dim=-1)
+            to_update, to_output, to_candidate = logits[steps].chunk(3, dim=-1)
+            keep = 1.0 - update
+            total = gradients[0][steps] * output
+            through = total * states
+            to_output.copy_(through.addcmul_(through, output, value=-1.0))
+            k, d = keep.unbind(0), total.unbind(0)  # from here on `total` holds what comes through later states too
+            d[-1].add_(later)
+            for t in range(len(d) - 2, -1, -1):
+                d[t].addcmul_(k[t + 1], d[t + 1])
+            later = k[0] * d[0]
+            # The gradient of z's logit is d * z * (1 - z) * (c - s[t-1]), and z * (c - s[t-1]) is s[t] - s[t-1].
+            before = trace[steps.start - 1].chunk(4, dim=-1)[3] if steps.start else first
+            change = states - torch.cat([before.unsqueeze(0), states[:-1]])
+            to_update.copy_(change.mul_(keep).mul_(total))
+            through = total.mul_(update)
+            to_candidate.copy_(through.addcmul_(through * candidate, candidate, value=-1.0))
+        flat = logits.flatten(0, 1)
+        here, before = (flat @ weight.to(flat.dtype)).view_as(pairs).chunk(2, dim=-1)
+        to_x = here.to(ctx.dtype, copy=True, memory_format=torch.contiguous_format)
+        to_x[:-1] += before[1:]
+        return to_x, (flat.t() @ flat_pairs).to(weight.dtype), flat.sum(dim=0).to(weight.dtype), None
+
+
+def _compute(pairs: Tensor, weight: Tensor, bias: Tensor, trace: Tensor | None = None) -> Tensor:
+    """Return the outputs of every step.
+
+    Args:
+        pairs: what :func:`_pair` returned.
+        weight: weights of z, o and c, shape (3 * hidden_size, 2 * input_size).
+        bias: shape (3 * hidden_size,).
+        trace: filled with z, o, c and s of every step, shape (time, batch, 4 * hidden_size).
+    """
+    (time, batch, _), size, dtype = pairs.shape, len(bias) // 3, pairs.dtype
+    logits = torch.addmm(bias.to(dtype), pairs.flatten(0, 1), weight.to(dtype).t()).view(time, batch, 3 * size)
+    outputs = pairs.new_empty(time, batch, size)
+    state = pairs.new_zeros(batch, size, dtype=_state_dtype(dtype))
+    for steps in _parts(logits):
+        # Side by side, since equal distances from a multiple of the page size make a CPU take one for another.
+        kept = state.new_empty(*logits[steps].shape[:2], 4 * size) if trace is None else trace[steps]
+        kept[..., : 3 * size] = logits[steps]
+        kept[..., : 2 * size].sigmoid_()
+        kept[..., 2 * size : 3 * size].tanh_()
+        update, output, candidate, states = kept.chunk(4, dim=-1)
+        for z, c, s in zip(update.unbind(0), candidate.unbind(0), states.unbind(0), strict=True):
+            state = torch.lerp(state, c, z, out=s)
+        torch.mul(output, states, out=outputs[steps])
+    return outputs
+
+
+def _pair(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return each input beside the one before it, shape (time, batch, 2 * input_size)."""
+    time, batch, size = x.shape
+    pairs = x.new_empty(time, batch, 2 * size, dtype=dtype)
+    pairs[..., :size] = x
+    pairs[0, :, size:] = 0.0
+    pairs[1:, :, size:] = pairs[:-1, :, :size]
+    return pairs
+
+
+def _parts(numbers: Tensor) -> list[slice]:
+    """Return which steps to compute together; all of them where there is no cache to stay in."""
+    time = len(numbers)
+    length = max(1, _CACHED // numbers[0].numel()) if numbers.device.type == "cpu" else time
+    return [slice(start, min(start + length, time)) for start in range(0, time, length)]
+
+
+def _state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of states: in bfloat16 a long review's would lose most of what each step adds."""
+    return torch.promote_types(dtype, torch.float32)

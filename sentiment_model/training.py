@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -25,7 +24,7 @@ from sentiment_model.calibration import fit_temperature
 from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.inference import predict_logits
+from sentiment_model.inference import autocast, predict_logits
 from sentiment_model.network import SentimentNetwork
 
 
@@ -294,7 +293,12 @@ class _Trainer:
         self.progress = _Progress()
         self.best: dict[str, Tensor] = {}
         self._resume()
-        self.parallel: nn.Module = DistributedDataParallel(self.network) if self.world > 1 else self.network
+        self.parallel = self.network
+        if self.world > 1:
+            # Buffers never change, and gradients need no copy of their own beside what is sent.
+            self.parallel = DistributedDataParallel(
+                self.network, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
 
     def run(self) -> Trained:
         while self.progress.epoch < self.config.epochs and self.progress.finished_early < self.config.patience:
@@ -352,14 +356,15 @@ class _Trainer:
         # A process without a row of its own computes one at weight 0, so that all take part in the all-reduce.
         rows, weight = (share, 1.0) if len(share) else (batch.rows[:1], 0.0)
         self.parallel.train()
-        with _autocast(self.device):
+        with autocast(self.device):
             loss = weight * self.objective.loss(self.parallel, rows, batch.padded_length) / max(1, count)
         self.optimizer.zero_grad()
         # DistributedDataParallel averages the gradients; the loss over the global batch wants their sum.
         torch.autograd.backward(loss * self.world)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        self.averaged.update_parameters(self.network)
+        if self.config.ema_decay:
+            self.averaged.update_parameters(self.network)
         total = loss.detach()
         if self.world > 1:
             dist.all_reduce(total)
@@ -416,12 +421,6 @@ class _Trainer:
             ) from error
         self.best = groups["best"]
         self.progress = _Progress(**progress)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that multiplies matrices in bfloat16 where that is faster: on CUDA, and on CPUs with AMX."""
-    is_faster = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_faster)
 
 
 class _deterministic:  # noqa: N801 - reads as the context manager it is

@@ -5,7 +5,7 @@ import torch
 
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import Cell, ModelConfig
-from sentiment_model.inference import predict_logits
+from sentiment_model.inference import autocast, predict_logits
 from sentiment_model.network import SentimentNetwork
 
 VOCABULARY = 40
@@ -24,7 +24,7 @@ def test_logits_are_those_of_each_review_alone(cell: Cell, count: int) -> None:
     torch.nn.init.normal_(network.encoder.embedding.weight)
     logits = predict_logits(network, reviews, 512, torch.device("cpu"))
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast(torch.device("cpu")):
         alone = [network(*reviews.batch(torch.tensor([row]), max(1, int(n)))) for row, n in enumerate(lengths)]
     torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=1e-5)
     assert logits.std() > 1e-2

@@ -7,11 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sentiment_model import qrnn
 from sentiment_model.config import Cell, ModelConfig, Pooling
 from sentiment_model.mingru import MinGRULayer
-from sentiment_model.network import Direction, SentimentNetwork, StandardLayer, reverse_within_lengths
+from sentiment_model.network import (
+    Direction,
+    SentimentNetwork,
+    SequenceDropout,
+    StandardLayer,
+    reverse_within_lengths,
+)
 from sentiment_model.qrnn import QRNNLayer
-from sentiment_model.scan import scan
 
 CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru", "qrnn")
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])
@@ -34,14 +40,13 @@ def _step_mingru(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor) 
     return torch.stack(states)
 
 
-def _step_qrnn(x: Tensor, w_z: Tensor, b_z: Tensor, w_c: Tensor, b_c: Tensor, w_o: Tensor, b_o: Tensor) -> Tensor:
-    s, before = torch.zeros_like(b_z), torch.zeros_like(x[0])
+def _step_qrnn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    s, before = torch.zeros(len(bias) // 3, dtype=x.dtype), torch.zeros_like(x[0])
     states = []
     for step in x:
-        pair = torch.cat([step, before])
-        z = torch.sigmoid(w_z @ pair + b_z)
-        s = (1 - z) * s + z * torch.tanh(w_c @ pair + b_c)
-        states.append(torch.sigmoid(w_o @ pair + b_o) * s)
+        z, o, c = (weight @ torch.cat([step, before]) + bias).chunk(3)
+        s = (1 - torch.sigmoid(z)) * s + torch.sigmoid(z) * torch.tanh(c)
+        states.append(torch.sigmoid(o) * s)
         before = step
     return torch.stack(states)
 
@@ -79,8 +84,13 @@ def layer_of(cell: Cell) -> nn.Module:
     return direction.layers[0]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell) -> None:
+@pytest.mark.parametrize(("cell", "cached"), [*((cell, None) for cell in CELLS), ("qrnn", 1), ("qrnn", 350)])
+def test_states_and_gradients_equal_a_step_by_step_reference(
+    cell: Cell, cached: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QRNN, which takes a few steps at a time, also with one, and with a number that leaves a rest."""
+    if cached:
+        monkeypatch.setattr(qrnn, "_CACHED", cached)
     torch.manual_seed(1)
     layer = layer_of(cell)
     x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64, requires_grad=True)
@@ -108,20 +118,39 @@ def test_gradient_of_parallel_cells(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("kind", [MinGRULayer, QRNNLayer])
-def test_parallel_cells_keep_float32_states_under_autocast(kind: Callable[[int, int], nn.Module]) -> None:
-    torch.manual_seed(6)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_parallel_cells_keep_float32_states_under_autocast(
+    kind: Callable[[int, int], nn.Module], recorded: bool
+) -> None:
+    """In bfloat16 a state that changes by a thousandth at a step stands still on its way."""
     layer = kind(6, 5)
-    layer.reset_parameters()  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        if isinstance(layer, QRNNLayer):
+            layer.gates.bias.copy_(torch.tensor([-7.0, 8.0, 8.0]).repeat_interleave(5))
+        elif isinstance(layer, MinGRULayer):
+            layer.update.bias.fill_(-7.0)
+            layer.candidate.bias.fill_(1.0)
     x = torch.randn(3000, 1, 6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        states = layer(x)
-    assert states.dtype == torch.float32
-    states.sum().backward()
-    assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
-    update, candidate = (torch.randn(3000, 1, 5).bfloat16() for _ in range(2))
-    torch.testing.assert_close(
-        scan(update, candidate).double(), scan(update.double(), candidate.double()), rtol=0, atol=1e-5
-    )
+    with torch.set_grad_enabled(recorded), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = layer(x)
+    torch.testing.assert_close(outputs[-1].float(), torch.full((1, 5), 0.935), rtol=0, atol=5e-3)
+    if recorded:
+        outputs.sum().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
+def test_dropout_is_the_same_at_every_step_of_a_sequence() -> None:
+    torch.manual_seed(7)
+    x = torch.ones(2, 9, 4, 50)
+    dropout = SequenceDropout(0.4)
+    dropped = dropout(x)
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    assert len(dropped[:, 0].flatten(0, 1).unique(dim=0)) == 8, "each sequence has a mask of its own"
+    torch.testing.assert_close(dropped.mean(), torch.tensor(1.0), rtol=0, atol=0.15)
+    assert dropout.eval()(x) is x
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -162,12 +191,11 @@ def test_last_pooling_takes_the_final_state_of_each_direction(cell: Cell) -> Non
     torch.testing.assert_close(network(ids, LENGTHS), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("cell", ["mingru", "qrnn"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_a_table_of_all_tokens_changes_no_logit(cell: Cell, layers: int, bidirectional: bool) -> None:
+def test_a_table_of_all_tokens_changes_no_logit(layers: int, bidirectional: bool) -> None:
     torch.manual_seed(8)
-    config = ModelConfig(cell=cell, layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
+    config = ModelConfig(cell="mingru", layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
     network = SentimentNetwork(50, config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -178,7 +206,8 @@ def test_a_table_of_all_tokens_changes_no_logit(cell: Cell, layers: int, bidirec
         assert tables is not None
         for _ in range(2):
             torch.testing.assert_close(network(ids, LENGTHS, tables), expected, rtol=0, atol=1e-6)
-    assert SentimentNetwork(50, ModelConfig(cell="lstm")).encoder.tabulate() is None
+    for cell in set(CELLS) - {"mingru"}:
+        assert SentimentNetwork(50, ModelConfig(cell=cell)).encoder.tabulate() is None
 
 
 def test_reversal_keeps_padding_and_is_its_own_inverse() -> None:
