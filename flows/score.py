@@ -7,7 +7,7 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -53,7 +53,7 @@ class ScoringSummary(BaseModel):
     Attributes:
         table: folder or URL of the table of scores.
         scores: its files with the rows of this run's files.
-        nothing: why there was nothing to score, or None; all figures are 0 then.
+        nothing: why there was nothing to score, or None; the rows below are 0 then.
         reused: whether all files had been scored before; the figures are those of then.
         model_version: version of the model in the registry.
         shadow_version: version of the model beside it.
@@ -117,8 +117,8 @@ def score(run: ScoringRun) -> ScoringSummary:
     """Label review files with a registered model, each review once.
 
     What this version has labelled with the same options is not labelled again. Of a run that was stopped, or in which
-    shards failed, the next run does what is left. Where the path is there but holds no review files, or none that was
-    changed in the time named, there is nothing to score, which is no error.
+    shards failed, the next run does what is left. Where the path is there but holds no review files, none that was
+    changed in the time named, or none with a row, there is nothing to score, which is no error.
 
     Args:
         run: which files, with which model.
@@ -177,6 +177,8 @@ def score(run: ScoringRun) -> ScoringSummary:
         counted = [shard for shard in done if not new or any(piece.file in new for piece in shard.pieces)]
         counts = total(receipts[shard.id] for shard in counted)
         counts.check_complete()
+        if not failures:
+            nothing = nothing or _no_rows(run, files, new, counts)
         if files and not failures:
             table.finish(run_id, receipts.values())
         own = total(receipts[shard.id] for shard in done if shard.id in worked)
@@ -216,7 +218,7 @@ def score(run: ScoringRun) -> ScoringSummary:
             else None,
         )
         _report(run, summary, log, tracker)
-        if files:
+        if not nothing:
             counts.check_quality(run.files)
         if summary.drifted and run.drift.action == "fail":
             raise QualityError(
@@ -246,6 +248,17 @@ def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], str | None]:
         return {file_key(file): file for file in files_to_score(run)}, None
     except NoReviewsError as error:
         return {}, str(error)
+
+
+def _no_rows(run: ScoringRun, files: Mapping[str, SourceFile], new: Collection[str], counts: Counts) -> str | None:
+    """Return why files had nothing to score, or None where they had, or where the run names the file that has not.
+
+    Who puts empty files into an inbox has nothing to mend there; who names one file expects rows of it.
+    """
+    path = str(run.files.path)
+    if counts.rows_in or any(file.name == Path(path).name for file in files.values()):
+        return None
+    return f"every {'new ' if new else ''}file in {path} is empty or has only a header"
 
 
 class _Model(NamedTuple):

@@ -293,6 +293,24 @@ def test_the_flow_completes_where_there_is_nothing_to_score(
             score(run)
 
 
+def test_the_flow_completes_where_the_files_of_an_inbox_have_no_rows(
+    champion: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.csv").write_text("text\n")
+    (folder / "b.jsonl").touch()
+    for path, which, shards in ((folder, "new file", 1), (folder, "file", 0), (folder / "*.csv", "file", 0)):
+        nothing: ScoringSummary = score(run_on(path))
+        assert nothing.nothing == f"every {which} in {path} is empty or has only a header"
+        assert (nothing.rows_in, nothing.scored, nothing.shards, nothing.scores) == (0, 0, shards, [])
+        assert caplog.messages[-2] == f"Nothing to score: {nothing.nothing}"
+        assert newest_artifact_of_a_flow("scores").startswith("# Nothing to score\n")
+    (folder / "c.csv").write_text("text\ngood\n")
+    more: ScoringSummary = score(run_on(folder))
+    assert (more.nothing, more.scored, more.shards, more.new_files) == (None, 1, 1, 1)
+    with pytest.raises(SourceError, match=r"no reviews in .*a\.csv"):
+        score(run_on(folder / "a.csv"))
+
+
 def test_runs_are_named_by_files_and_model(champion: Path, folder: Path) -> None:
     def name(**options: object) -> str:
         flow_run = score(run_on(folder, **options), return_state=True).state_details.flow_run_id
