@@ -29,6 +29,16 @@ Bundle = dict[str, bytes]
 """A model folder as the content of its files by name, to be sent to workers anywhere."""
 
 
+_ENVIRONMENT = {
+    "POLARS_MAX_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # By default glibc gives each thread an arena of its own, and each batch has new threads: one after the other, the
+    # arenas grow to the size of the largest batch.
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Of a worker: it has one core, and shares the memory with many."""
+
+
 class WorkerLostError(RuntimeError):
     """A worker process died, killed or out of memory; the shard can be tried again."""
 
@@ -80,7 +90,7 @@ class LocalEngine:
         self._workers = workers
         self._lock = threading.Lock()
         self._environment = ExitStack()
-        self._environment.enter_context(_one_thread_each())  # processes start when there is work for them
+        self._environment.enter_context(_small_processes())  # they start when there is work for them
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -115,11 +125,10 @@ class LocalEngine:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that are started in the block compute with one thread, whatever library they use."""
-    names = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+def _small_processes() -> Iterator[None]:
+    """Let processes that are started in the block compute with one thread, and use again what they free."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:

@@ -1,6 +1,10 @@
 """Scoring without Prefect: the same steps, one after the other, in this process."""
 
+import ctypes
+import tempfile
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +68,28 @@ def score_into(folder: Path | str, predictor: Predictor, run: ScoringRun, shadow
     job, shards = prepare(folder, predictor, run, shadow_version="8" if shadow else None)
     receipts = [score_shard(job, shard, predictor, shadow) for shard in shards]
     return Scored(ScoreTable(job.table, job.key), receipts)
+
+
+class ArenaCounter:
+    """In place of a worker: tells how many arenas of glibc its process has after threads allocated memory at once."""
+
+    def score(self, shard: object) -> int:
+        barrier = threading.Barrier(4)
+
+        def allocate(number: int) -> None:
+            barrier.wait()
+            bytearray(100_000 + number)
+            barrier.wait()
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(allocate, range(4)))
+        libc = ctypes.CDLL("libc.so.6")
+        libc.fopen.restype = ctypes.c_void_p
+        with tempfile.NamedTemporaryFile() as report:
+            file = ctypes.c_void_p(libc.fopen(report.name.encode(), b"w"))
+            libc.malloc_info(0, file)
+            libc.fclose(file)
+            return report.read().count(b"<heap nr=")
 
 
 def published_rows(folder: Path, pattern: str = "scores/**/*.parquet") -> list[str]:

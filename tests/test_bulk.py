@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -18,7 +20,7 @@ import pandas as pd
 import polars as pl
 import psutil
 import pytest
-from bulk import prepare, published_rows, run_on, score_into
+from bulk import ArenaCounter, prepare, published_rows, run_on, score_into
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Run
@@ -214,6 +216,12 @@ if __name__ == "__main__":
     assert children
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_of_a_worker_share_the_memory_that_they_free() -> None:
+    with closing(LocalEngine(ArenaCounter, 1)) as engine:
+        assert engine.score(None) == 1
 
 
 @pytest.mark.slow
