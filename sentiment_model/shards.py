@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from sentiment_model.config import ReviewFiles
+from sentiment_model.errors import SourceError
 from sentiment_model.reviews import ORIGIN_SCHEMA, Batch
 from sentiment_model.sources.files import SourceFile, read_batches
 from sentiment_model.sources.parquet import row_group_rows
@@ -76,9 +77,6 @@ def cut(
         splits: the splits of large text files, by key.
         shard_rows: about how many rows a shard has at most.
         alone: keys of small files that are not put together with others.
-
-    Raises:
-        SourceError: a Parquet file is damaged.
     """
     shards: list[Shard] = []
     small: list[tuple[str, Piece]] = []
@@ -131,11 +129,14 @@ def _parquet_shards(key: str, file: SourceFile, groups: Sequence[int], shard_row
 
 
 def _row_groups(file: SourceFile) -> list[int] | None:
-    """Return the rows of each row group of an uncompressed Parquet file."""
+    """Return the rows of each row group of an uncompressed Parquet file, or None where they cannot be read."""
     if file.format != "parquet" or file.compression:
         return None
-    with file.location.open() as content:
-        return row_group_rows(file.name, content)
+    try:
+        with file.location.open() as content:
+            return row_group_rows(file.name, content)
+    except SourceError:
+        return None  # the shard of a damaged file fails, and says why; that of another must not
 
 
 def read_piece(

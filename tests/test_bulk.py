@@ -386,22 +386,28 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
     assert sorted(run.info.status for run in scorings(champion)) == ["FAILED", "FINISHED"]
 
 
-def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(champion: Tracker, inbox: Path) -> None:
-    (inbox / "e.csv").write_text("body\nno column named text\n")
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [("e.csv", "body\nno column named text\n", "body"), ("e.parquet", "PAR1 and no more", "is damaged")],
+)
+def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(
+    name: str, content: str, reason: str, champion: Tracker, inbox: Path
+) -> None:
+    (inbox / name).write_text(content)
     run = run_on(inbox, shard_rows=200)
     with pytest.raises(ScoringError, match=r"1 of 8 shards failed; the other 7 are published.*c\.csv and 1 more: "):
         score(run)
     text = newest_artifact_of_a_flow("scores")
     assert text.startswith("# 1 of 8 shards failed; what the others labelled is published\n")
     assert "| Rows labelled | 1,000 |" in text
-    assert re.search(r"^- c\.csv and 1 more: .*body", text, flags=re.MULTILINE)
+    assert re.search(rf"^- c\.csv and 1 more: .*{reason}", text, flags=re.MULTILINE)
     (logged,) = scorings(champion)
     assert logged.info.status == "FAILED"
     assert (logged.data.metrics["scored"], logged.data.metrics["failed_shards"]) == (1000, 1)
-    with pytest.raises(ScoringError, match=r"1 of 2 shards failed; the other 1 are published.*e\.csv: .*body"):
+    with pytest.raises(ScoringError, match=rf"1 of 2 shards failed; the other 1 are published.*{name}: .*{reason}"):
         score(run)  # one bad file does not keep the one from being scored that it was put together with
     assert len(published_rows(Path(Settings().store_url) / "scores")) == 1020
-    (inbox / "e.csv").unlink()
+    (inbox / name).unlink()
     summary: ScoringSummary = score(run)
     assert summary.reused
     assert summary.scored == 1020
