@@ -217,7 +217,9 @@ def score_on_ray(
     try:
         cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         count = min(workers or cores, len(shards))
-        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3)(ShardWorker)
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3, runtime_env={"env_vars": _ENVIRONMENT})(
+            ShardWorker
+        )
         models = [ray.put(bundle), ray.put(shadow)]
         idle: list[Any] = [worker.remote(job, device, *models) for _ in range(count)]
         waiting = list(reversed(shards))

@@ -265,6 +265,7 @@ def test_ray_gives_the_same_even_if_a_worker_is_killed(inbox: Path, tmp_path: Pa
                     if "ray::ShardWorker" in " ".join(p.info["cmdline"] or [])
                 ]
                 assert len(workers) == 2
+                assert all(worker.environ()["MALLOC_ARENA_MAX"] == "1" for worker in workers)
                 workers[0].kill()
 
         assert score_on_ray(job, "cpu", bundle, None, shards, 2, on_done) == {}
