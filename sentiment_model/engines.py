@@ -5,7 +5,6 @@ An engine has to run each shard at least once; the table of scores makes that ex
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -92,7 +91,6 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._environment = ExitStack()
         self._environment.enter_context(_small_processes())  # they start when there is work for them
-        self._environment.enter_context(_without_main())
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -139,23 +137,6 @@ def _small_processes() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Let processes that are started in the block not import the module that this one was started with.
-
-    Workers need nothing of it; and where it is a flow, Prefect and MLflow come with it: 140 MiB in each worker.
-    """
-    main = sys.modules["__main__"]
-    spec, file = main.__spec__, vars(main).pop("__file__", None)  # one of which a new process imports
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__spec__ = spec
-        if file is not None:
-            main.__file__ = file
 
 
 _worker: ShardWorker | None = None

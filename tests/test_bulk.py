@@ -5,8 +5,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -224,24 +222,6 @@ if __name__ == "__main__":
 def test_threads_of_a_worker_share_the_memory_that_they_free() -> None:
     with closing(LocalEngine(ArenaCounter, 1)) as engine:
         assert engine.score(None) == 1
-
-
-def test_workers_do_not_import_what_the_command_line_started(tmp_path: Path) -> None:
-    (tmp_path / "idle.py").write_text("class Idle:\n    def score(self, shard): pass\n")
-    (tmp_path / "command.py").write_text("""
-from contextlib import closing
-from idle import Idle
-from sentiment_model.engines import LocalEngine
-print("imported", flush=True)
-if __name__ == "__main__":
-    with closing(LocalEngine(Idle, 1)) as engine:
-        engine.score(None)
-    print(__spec__.name, __file__)
-""")
-    command = [sys.executable, "-m", "command"]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["imported", "command", str(tmp_path / "command.py")]
 
 
 @pytest.mark.slow
