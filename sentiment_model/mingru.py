@@ -5,11 +5,10 @@ c[t] = W_c x[t] + b_c
 h[t] = (1 - z[t]) * h[t-1] + z[t] * c[t]
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentiment_model.scan import scan
+from sentiment_model.scan import scan, state_dtype
 
 
 class MinGRULayer(nn.Module):
@@ -34,7 +33,7 @@ class MinGRULayer(nn.Module):
         """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size)."""
         # In the precision of the scan, which otherwise would convert each occurrence of a token.
         update, candidate = self.update(inputs), self.candidate(inputs)
-        dtype = torch.promote_types(update.dtype, torch.float32)
+        dtype = state_dtype(update.dtype)
         return update.to(dtype), candidate.to(dtype)
 
     def look_up(self, table: tuple[Tensor, ...], ids: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ class Encoder(nn.Module):
             token ids in the order of reading, shape (time, batch), and states, shape (time, batch, hidden_size); both
             are meaningless past a review's length.
         """
-        orders = [ids, reverse_within_lengths(ids, lengths)][: len(self.directions)]
+        orders = [ids] if len(self.directions) == 1 else [ids, reverse_within_lengths(ids, lengths)]
         ordered = torch.stack(orders).transpose(1, 2)
         if tables is not None:
             for order, table, direction in zip(ordered, tables, self._directions(), strict=True):

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sentiment_model.scan import recur, recur_back, state_dtype
+
 _CACHED = 128 * 1024  # numbers of the steps that are computed together
 
 
@@ -50,7 +52,7 @@ class _QRNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
         pairs = _pair(x, dtype)
-        trace = pairs.new_empty(*pairs.shape[:2], len(bias) // 3 * 4, dtype=_state_dtype(dtype))
+        trace = pairs.new_empty(*pairs.shape[:2], len(bias) // 3 * 4, dtype=state_dtype(dtype))
         outputs = _compute(pairs, weight, bias, trace)
         ctx.save_for_backward(pairs, weight, trace)
         ctx.dtype = x.dtype
@@ -70,11 +72,8 @@ class _QRNN(torch.autograd.Function):
             total = gradients[0][steps] * output
             through = total * states
             to_output.copy_(through.addcmul_(through, output, value=-1.0))
-            k, d = keep.unbind(0), total.unbind(0)  # from here on `total` holds what comes through later states too
-            d[-1].add_(later)
-            for t in range(len(d) - 2, -1, -1):
-                d[t].addcmul_(k[t + 1], d[t + 1])
-            later = k[0] * d[0]
+            recur_back(keep, total, out=total, later=later)
+            later = keep[0] * total[0]
             # The gradient of z's logit is d * z * (1 - z) * (c - s[t-1]), and z * (c - s[t-1]) is s[t] - s[t-1].
             before = trace[steps.start - 1].chunk(4, dim=-1)[3] if steps.start else first
             change = states - torch.cat([before.unsqueeze(0), states[:-1]])
@@ -100,7 +99,7 @@ def _compute(pairs: Tensor, weight: Tensor, bias: Tensor, trace: Tensor | None =
     (time, batch, _), size, dtype = pairs.shape, len(bias) // 3, pairs.dtype
     logits = torch.addmm(bias.to(dtype), pairs.flatten(0, 1), weight.to(dtype).t()).view(time, batch, 3 * size)
     outputs = pairs.new_empty(time, batch, size)
-    state = pairs.new_zeros(batch, size, dtype=_state_dtype(dtype))
+    state = pairs.new_zeros(batch, size, dtype=state_dtype(dtype))
     for steps in _parts(logits):
         # Side by side, since equal distances from a multiple of the page size make a CPU take one for another.
         kept = state.new_empty(*logits[steps].shape[:2], 4 * size) if trace is None else trace[steps]
@@ -108,8 +107,7 @@ def _compute(pairs: Tensor, weight: Tensor, bias: Tensor, trace: Tensor | None =
         kept[..., : 2 * size].sigmoid_()
         kept[..., 2 * size : 3 * size].tanh_()
         update, output, candidate, states = kept.chunk(4, dim=-1)
-        for z, c, s in zip(update.unbind(0), candidate.unbind(0), states.unbind(0), strict=True):
-            state = torch.lerp(state, c, z, out=s)
+        state = recur(update, candidate, out=states, before=state)[-1]
         torch.mul(output, states, out=outputs[steps])
     return outputs
 
@@ -129,8 +127,3 @@ def _parts(numbers: Tensor) -> list[slice]:
     time = len(numbers)
     length = max(1, _CACHED // numbers[0].numel()) if numbers.device.type == "cpu" else time
     return [slice(start, min(start + length, time)) for start in range(0, time, length)]
-
-
-def _state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of states: in bfloat16 a long review's would lose most of what each step adds."""
-    return torch.promote_types(dtype, torch.float32)
