@@ -285,7 +285,11 @@ class _Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.observer = observer if self.rank == 0 else None
-        self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
+        self.averaged = (
+            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
+            if config.ema_decay
+            else None
+        )
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -363,7 +367,7 @@ class _Trainer:
         torch.autograd.backward(loss * self.world)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        if self.config.ema_decay:
+        if self.averaged:
             self.averaged.update_parameters(self.network)
         total = loss.detach()
         if self.world > 1:
@@ -383,18 +387,19 @@ class _Trainer:
 
     def _kept(self) -> nn.Module:
         """The network whose weights are validated and kept."""
-        return self.averaged.module if self.config.ema_decay else self.network
+        return self.averaged.module if self.averaged else self.network
 
     def _save(self) -> None:
         if self.rank:
             return
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self.averaged.module.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        tensors["averaged_updates"] = self.averaged.n_averaged
+        if self.averaged:
+            tensors |= {f"averaged.{name}": value for name, value in self.averaged.module.state_dict().items()}
+            tensors["averaged_updates"] = self.averaged.n_averaged
         save_checkpoint(self.checkpoint, tensors, asdict(self.progress))
 
     def _resume(self) -> None:
@@ -409,12 +414,13 @@ class _Trainer:
                 groups[group][name] = tensor.to(self.device)
         try:
             self.network.load_state_dict(groups["network"])
-            self.averaged.module.load_state_dict(groups["averaged"])
             for name, parameter in self.network.named_parameters():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors[f"optimizer.{key}.{name}"]
                     self.optimizer.state[parameter][key] = value if key == "step" else value.to(self.device)
-            self.averaged.n_averaged.copy_(tensors["averaged_updates"])
+            if self.averaged:
+                self.averaged.module.load_state_dict(groups["averaged"])
+                self.averaged.n_averaged.copy_(tensors["averaged_updates"])
         except (RuntimeError, KeyError) as error:
             raise ModelError(
                 f"checkpoint {self.checkpoint} is of another network; delete it to start the training anew"
