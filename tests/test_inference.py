@@ -28,3 +28,16 @@ def test_logits_are_those_of_each_review_alone(cell: Cell, count: int) -> None:
         alone = [network(*reviews.batch(torch.tensor([row]), max(1, int(n)))) for row, n in enumerate(lengths)]
     torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=1e-5)
     assert logits.std() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [("amx_bf16", torch.bfloat16), ("avx512_bf16", torch.bfloat16), ("avx512_f", torch.float32)],
+)
+def test_cpus_made_for_bfloat16_multiply_in_it(
+    capability: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
+    x = torch.ones(4, 4)
+    with autocast(torch.device("cpu")):
+        assert (x @ x).dtype == dtype
