@@ -9,11 +9,12 @@ from pathlib import Path
 from time import perf_counter
 
 from flows._cli import run_cli
-from flows.score import ScoringSummary, score
+from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.evaluation_job import read_evaluation
 from sentiment_model.report import METRIC_NAMES, interval
+from sentiment_model.scoring_report import ScoringSummary
 from sentiment_model.settings import Settings
 from sentiment_model.store import open_dataset
 

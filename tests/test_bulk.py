@@ -30,7 +30,7 @@ from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
 import flows.score
-from flows.score import ScoringSummary, _failed, _raising, score
+from flows.score import _raising, score
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig, IngestConfig
 from sentiment_model.drift import EDGES, add, drift, histograms
@@ -38,6 +38,7 @@ from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, r
 from sentiment_model.errors import QualityError, ScoringError, StoreError
 from sentiment_model.ingest import write_reviews
 from sentiment_model.score_table import Receipt, ScoreTable
+from sentiment_model.scoring_report import ScoringSummary, _failed
 from sentiment_model.settings import Settings
 from sentiment_model.shards import Shard
 from sentiment_model.store import DatasetWriter

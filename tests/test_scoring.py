@@ -17,12 +17,13 @@ from servers import newest_artifact_of_a_flow
 from tiny import tiny_bundle
 
 from flows._cli import run_cli
-from flows.score import ScoringSummary, score
+from flows.score import score
 from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.config import Columns, ScoringRun
 from sentiment_model.errors import ModelError, QualityError, SentimentError, SourceError, StoreError
 from sentiment_model.report import markdown_cell
 from sentiment_model.scoring import files_to_score, scoring_key
+from sentiment_model.scoring_report import ScoringSummary
 from sentiment_model.settings import Settings
 from sentiment_model.shards import file_key
 from sentiment_model.tracking import Tracker

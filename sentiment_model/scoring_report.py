@@ -1,0 +1,148 @@
+"""What a scoring run made: the figures, and how the tracking server and the UI are told of them."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from sentiment_model.config import ScoringRun
+from sentiment_model.drift import Drift
+from sentiment_model.report import markdown_cell
+
+_FAILURES_SHOWN = 100
+
+
+class ScoringSummary(BaseModel):
+    """What a scoring run made; shares are in 0..1.
+
+    Attributes:
+        table: folder or URL of the table of scores.
+        scores: its files with the rows of this run's files.
+        nothing: why there was nothing to score, or None; the rows below are 0 then.
+        reused: whether all files had been scored before; the figures are those of then.
+        model_version: version of the model in the registry.
+        shadow_version: version of the model beside it.
+        files: files that the run names.
+        new_files: of these, those that had not been scored before; the figures below are theirs.
+        shards: shards that this run was to score.
+        failures: why shards of these failed, by their name; the figures below are those of the others.
+        rows_in: rows read.
+        scored: rows labelled.
+        quarantined: rows that could not be labelled.
+        reasons: those rows by reason.
+        positive_share: share of the labelled rows that are positive.
+        uncertain_share: share of the labelled rows that are uncertain.
+        disagreement_share: share of the labelled rows that the shadow model labels otherwise; None without one.
+        unknown_share: share of the tokens that the model's vocabulary does not have.
+        mean_tokens: tokens a review.
+        drift: distance from the reviews that the model was validated on, by quantity; empty where it is not known.
+        drifted: the quantities in which it is too large.
+        seconds: time that this run took to score.
+        reviews_per_second: rows that this run labelled by that time.
+        csv: file with the scores as CSV.
+        to_label: file with the most uncertain reviews.
+    """
+
+    table: str
+    scores: list[str]
+    nothing: str | None
+    reused: bool
+    model_version: str
+    shadow_version: str | None
+    files: int
+    new_files: int
+    shards: int
+    failures: dict[str, str]
+    rows_in: int
+    scored: int
+    quarantined: int
+    reasons: dict[str, int]
+    positive_share: float
+    uncertain_share: float
+    disagreement_share: float | None
+    unknown_share: float
+    mean_tokens: float
+    drift: dict[str, Drift]
+    drifted: list[str]
+    seconds: float
+    reviews_per_second: float
+    csv: str | None
+    to_label: str | None
+
+
+def drift_message(summary: ScoringSummary) -> str:
+    """Return what says how far the drifted quantities are from those of the validation reviews."""
+    figures = ", ".join(
+        f"{name} (PSI {summary.drift[name].psi:.2f}, KS {summary.drift[name].ks:.2f})" for name in summary.drifted
+    )
+    return f"the reviews differ from those that the model was validated on: {figures}"
+
+
+def scoring_metrics(summary: ScoringSummary) -> dict[str, float]:
+    """Return the figures of a run for a tracking server, by name."""
+    names = ("rows_in", "scored", "quarantined", "positive_share", "uncertain_share", "unknown_share", "mean_tokens")
+    figures = {name: float(getattr(summary, name)) for name in (*names, "reviews_per_second")}
+    figures["failed_shards"] = float(len(summary.failures))
+    if summary.disagreement_share is not None:
+        figures["disagreement_share"] = summary.disagreement_share
+    return figures | {
+        f"{measure}_{name}": getattr(far, measure) for name, far in summary.drift.items() for measure in ("psi", "ks")
+    }
+
+
+def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, tracked: str | None) -> str:
+    """Return what the UI shows of a run.
+
+    Args:
+        run: what was asked for.
+        summary: what it made.
+        model: Markdown that names the model's version.
+        tracked: Markdown that names the run in the tracking server, if there is one.
+    """
+    rows: dict[str, Any] = {
+        "Files, new of all": f"{summary.new_files:,} of {summary.files:,}",
+        "Rows read": f"{summary.rows_in:,}",
+        "Rows labelled": f"{summary.scored:,}",
+        "Rows in quarantine": f"{summary.quarantined:,}",
+        **{f"  for {reason}": f"{count:,}" for reason, count in summary.reasons.items()},
+        "Positive": f"{summary.positive_share:.1%}",
+        "Uncertain": f"{summary.uncertain_share:.1%}",
+        "Tokens unknown to the model": f"{summary.unknown_share:.1%}",
+        "Tokens a review": f"{summary.mean_tokens:,.0f}",
+        **{f"Drift of {name}": f"PSI {far.psi:.3f}, KS {far.ks:.3f}" for name, far in summary.drift.items()},
+        "Time": f"{summary.seconds:,.1f} s",
+        "Reviews a second": f"{summary.reviews_per_second:,.0f}",
+    }
+    if summary.disagreement_share is not None:
+        rows[f"Labelled otherwise by version {summary.shadow_version}"] = f"{summary.disagreement_share:.1%}"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
+    warning = f"\n**Drift:** {drift_message(summary)}\n" if summary.drifted else ""
+    if summary.nothing:
+        heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
+    if summary.failures:
+        heading = (
+            f"{len(summary.failures):,} of {summary.shards:,} shards failed; what the others labelled is published"
+        )
+    places = [
+        f"In `{summary.table}`: `scores/version={summary.model_version}/`",
+        summary.csv,
+        summary.to_label,
+        tracked,
+    ]
+    return (
+        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
+        f"| | |\n| --- | ---: |\n{table}\n\n{_failed(summary.failures)}"
+        + "\n\n".join(place for place in places if place)
+        + "\n"
+    )
+
+
+def _failed(failures: dict[str, str]) -> str:
+    """Return the section that tells what failed, or nothing where nothing did."""
+    if not failures:
+        return ""
+    shown = list(failures.items())[:_FAILURES_SHOWN]
+    lines = [f"- {markdown_cell(name)}: {markdown_cell(reason)}" for name, reason in shown]
+    if more := len(failures) - len(shown):
+        lines.append(f"- and {more:,} more")
+    return "\n".join(["## What failed, and is left to the next run", "", *lines, "", ""])
