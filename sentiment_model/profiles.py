@@ -19,13 +19,13 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "model": {
             "cell": "qrnn",
             "layers": 2,
-            "hidden_size": 384,
+            "hidden_size": 512,
             "bidirectional": False,
-            "embedding_size": 200,
+            "embedding_size": 256,
             "word_dropout": 0.2,
             "dropout": 0.3,
         },
-        "train": {"epochs": 3, "pretraining_tokens": 32_000_000},
+        "train": {"epochs": 3, "pretraining_tokens": 55_000_000},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
