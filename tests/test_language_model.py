@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_the_whole_softmax_where_every_token_is_drawn(cell: 
     torch.testing.assert_close(model(ids, lengths), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "mingru", "qrnn"])
+@pytest.mark.parametrize("cell", [pytest.param("lstm", marks=pytest.mark.slow), "mingru", "qrnn"])
 def test_it_learns_to_count_in_both_directions(cell: Cell, tmp_path: Path) -> None:
     recorder = Recorder()
     model = MODEL.model_copy(update={"cell": cell})
@@ -104,6 +104,7 @@ def test_it_learns_to_count_in_both_directions(cell: Cell, tmp_path: Path) -> No
     assert encoder.weights.keys() == Encoder(WORDS, model).state_dict().keys()
 
 
+@pytest.mark.slow
 def test_stopped_it_ends_the_same(tmp_path: Path) -> None:
     def run(name: str, observer: Recorder | None = None) -> dict[str, torch.Tensor]:
         path = tmp_path / f"{name}.safetensors"
