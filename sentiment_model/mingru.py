@@ -8,7 +8,7 @@ h[t] = (1 - z[t]) * h[t-1] + z[t] * c[t]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentiment_model.scan import scan, state_dtype
+from sentiment_model.scan import recur, scan, state_dtype
 
 
 class MinGRULayer(nn.Module):
@@ -34,9 +34,9 @@ class MinGRULayer(nn.Module):
         # In the precision of the scan, which otherwise would convert each occurrence of a token.
         update, candidate = self.update(inputs), self.candidate(inputs)
         dtype = state_dtype(update.dtype)
-        return update.to(dtype), candidate.to(dtype)
+        return update.to(dtype).sigmoid_(), candidate.to(dtype)
 
     def look_up(self, table: tuple[Tensor, ...], ids: Tensor) -> Tensor:
         """Return the states for inputs of these numbers, shape (time, batch), without a matrix product."""
         update, candidate = (F.embedding(ids, column) for column in table)
-        return scan(update, candidate)
+        return recur(update, candidate, out=candidate)

@@ -109,7 +109,7 @@ class Direction(nn.Module):
 
     def look_up(self, table: Table, ids: Tensor) -> Tensor:
         """Return the same for token ids, shape (time, batch), with the table of this direction."""
-        return self._deepen(cast("MinGRULayer", self.layers[0]).look_up(table, ids))
+        return self._deepen(cast("MinGRULayer | QRNNLayer", self.layers[0]).look_up(table, ids))
 
     def _deepen(self, states: Tensor) -> Tensor:
         for layer in self.layers[1:]:
@@ -138,14 +138,14 @@ class Encoder(nn.Module):
                 cast("Layer", layer).reset_parameters()
 
     def tabulate(self) -> tuple[Table, ...] | None:
-        """Return what the first layers compute of each token of the vocabulary, if that needs nothing but the token.
+        """Return what the first layers compute of each token of the vocabulary, if they need no state for that.
 
         With these tables, one for each direction, :meth:`forward` looks up what it otherwise computes anew for each
         occurrence of a token.
         """
-        if self.config.cell != "mingru":
+        if self.config.cell not in _PARALLEL_CELLS:
             return None
-        firsts = [cast("MinGRULayer", direction.layers[0]) for direction in self._directions()]
+        firsts = [cast("MinGRULayer | QRNNLayer", direction.layers[0]) for direction in self._directions()]
         return tuple(first.tabulate(self.embedding.weight) for first in firsts)
 
     def forward(
