@@ -64,7 +64,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple
     started = time.perf_counter()
     store = Store(str(model.parent / "store"))
     reviews = pl.scan_parquet(source)
-    if not (run.train.self_training or run.train.pretraining_tokens):
+    if not (run.train.distillation or run.train.pretraining_tokens):
         reviews = reviews.filter(pl.col("split") != "unlabelled")
     tokens = tokenize(store, run.tokenize, reviews, "0" * 20)
     job = TrainingJob(
@@ -86,8 +86,6 @@ class _Silent:
     """An observer that is not interested."""
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None: ...
-
-    def on_pretraining_epoch(self, metrics: object) -> None: ...
 
     def on_epoch(self, metrics: object) -> None: ...
 

@@ -88,8 +88,6 @@ class _Clock:
             self.seconds = time.perf_counter() - self._started
             raise _EnoughSteps
 
-    def on_pretraining_epoch(self, metrics: object) -> None: ...
-
     def on_epoch(self, metrics: object) -> None: ...
 
 

@@ -1,11 +1,12 @@
-"""Everything that is learned from reviews: the encoder, the network, the wide part, their weights; self-training."""
+"""Everything that is learned from reviews: the encoder, the network, the wide part, their weights; distillation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
@@ -14,11 +15,22 @@ from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.inference import predict_logits
 from sentiment_model.language_model import pretrain
 from sentiment_model.naive_bayes import fit_ngrams
-from sentiment_model.network import SentimentModel
+from sentiment_model.network import SentimentNetwork
 from sentiment_model.ngrams import NGramScore
-from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, TrainingResult, check_labels, train
+from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics, TrainingResult, check_labels, train
 
 _TOKENS_PER_BATCH = 16_384
+_STUDENT_UNITS = 128
+
+
+class PhaseObserver(Protocol):
+    """Is told how all of it goes; called on the first process only."""
+
+    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+        """Called after each optimizer step with the number of steps done, those of earlier phases included."""
+
+    def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
+        """Called after each epoch of a phase, with :class:`EpochMetrics` for all but pretraining."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +38,14 @@ class FittedModel:
     """State of a :class:`SentimentModel`, and what came with it.
 
     Attributes:
+        network: architecture.
         weights: the state.
         temperature: divisor of the logits that calibrates them.
         probabilities: calibrated, of the validation reviews, float64, shape (reviews,).
-        history: how training went.
+        history: how the training of this network went.
     """
 
+    network: ModelConfig
     weights: dict[str, Tensor]
     temperature: float
     probabilities: Tensor
@@ -48,15 +62,15 @@ def fit_model(
     *,
     device: torch.device,
     checkpoint: Path,
-    observer: Observer | None = None,
+    observer: PhaseObserver | None = None,
 ) -> FittedModel | None:
     """Train the network, fit the wide part beside it, and weigh both on the validation reviews.
 
-    With `config.pretraining_tokens`, networks start from an encoder that has learned to predict the tokens of all these
-    reviews. With `config.self_training`, a second network learns the labelled reviews and the first model's
-    probabilities of the others, and replaces the first if that makes the model's validation loss lower: self-training
-    with soft labels, as in Xie et al. (2020), "Self-Training with Noisy Student". The wide part learns from the
-    labelled reviews alone; taught by the model it repeats what the network says and the sum gets worse.
+    With `config.pretraining_tokens`, the network starts from an encoder that has learned to predict the tokens of all
+    these reviews. With `config.distillation`, it only teaches a smaller one, see :func:`student_of`, which starts from
+    its embeddings and learns its probabilities of all these reviews: Hinton et al. (2015), "Distilling the Knowledge in
+    a Neural Network". The wide part has no part in that, since it stands beside the student too, and learns from the
+    labelled reviews alone.
 
     Args:
         reviews: labelled reviews to train on.
@@ -77,24 +91,25 @@ def fit_model(
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
     check_labels(reviews, validation)  # before an hour of pretraining
-    phases = _Phases(observer)
-    pretrained = None
+    steps = 0
+    everything = reviews if unlabelled is None else reviews.join(unlabelled)
+    start: Mapping[str, Tensor] = {}
     if config.pretraining_tokens:
         encoder = pretrain(
-            reviews if unlabelled is None else reviews.join(unlabelled),
+            everything,
             validation,
             vocabulary_size,
             model_config,
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, "pretraining"),
-            observer=phases,
+            observer=_PhaseReporter(observer, "pretraining", steps),
         )
-        pretrained = encoder.weights
-        phases.end(encoder.steps)
+        start = encoder.weights
+        steps += encoder.steps
 
-    def fit_network(learned_from: TokenizedReviews, phase: str) -> TrainingResult:
-        result = train(
+    def fit_network(phase: Phase, learned_from: TokenizedReviews) -> TrainingResult:
+        return train(
             learned_from,
             validation,
             vocabulary_size,
@@ -102,33 +117,37 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, phase),
-            observer=phases,
-            pretrained=pretrained,
+            observer=_PhaseReporter(observer, phase, steps),
+            pretrained=start,
         )
-        phases.end(result.steps, len(result.history))
-        return result
 
-    networks = [fit_network(reviews, "first")]
-    is_first = not dist.is_initialized() or dist.get_rank() == 0
-    wide = fit_ngrams(reviews, model_config.ngrams) if is_first and model_config.ngrams else None
-    if config.self_training and unlabelled is not None and len(unlabelled):
-        labels = torch.empty(len(unlabelled), device=device)
-        if is_first:
-            teacher = _weigh(networks[0], wide, validation)
-            labels.copy_(_probabilities(teacher, unlabelled, vocabulary_size, model_config, device))
-        if dist.is_initialized():
-            dist.broadcast(labels, 0)
-        networks.append(fit_network(reviews.join(replace(unlabelled, labels=labels.cpu())), "second"))
-    if not is_first:
+    if config.distillation:
+        teacher = fit_network("teacher", reviews)
+        steps += teacher.steps
+        answers = _answers(teacher, everything, validation, vocabulary_size, model_config, device)
+        model_config = student_of(model_config)
+        start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
+        result = fit_network("training", replace(everything, labels=answers))
+    else:
+        result = fit_network("training", reviews)
+    if dist.is_initialized() and dist.get_rank() > 0:
         return None
-    history: list[EpochMetrics] = []
-    for network in networks:
-        history += [_later(metrics, len(history)) for metrics in network.history]
-    models = (_weigh(network, wide, validation) for network in networks)
-    return replace(min(models, key=lambda model: _loss(model, validation)), history=history)
+    wide = fit_ngrams(reviews, model_config.ngrams) if model_config.ngrams else None
+    return _weigh(model_config, result, wide, validation)
 
 
-def _phase_checkpoint(checkpoint: Path, phase: str) -> Path:
+def student_of(teacher: ModelConfig) -> ModelConfig:
+    """Return the architecture that learns from a teacher: one that scoring has little work with.
+
+    A single layer of minimal gated recurrent units looks up what it otherwise would compute, see
+    :meth:`sentiment_model.network.Encoder.tabulate`, so the embeddings may be as large as the teacher's.
+    """
+    return teacher.model_copy(
+        update={"cell": "mingru", "layers": 1, "hidden_size": _STUDENT_UNITS, "bidirectional": True}
+    )
+
+
+def _phase_checkpoint(checkpoint: Path, phase: Phase) -> Path:
     return checkpoint.with_stem(f"{checkpoint.stem}-{phase}")
 
 
@@ -137,45 +156,32 @@ def checkpoints(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.parent.glob(f"{checkpoint.stem}-*{checkpoint.suffix}"))
 
 
-class _Phases:
-    """Numbers the steps and epochs of each phase after those of the ones before."""
+@dataclass(frozen=True)
+class _PhaseReporter:
+    """Tells the observer which phase it is, and numbers its steps after those of the phases before."""
 
-    def __init__(self, observer: Observer | None) -> None:
-        self._observer, self._steps, self._epochs = observer, 0, 0
-
-    def end(self, steps: int, epochs: int = 0) -> None:
-        """Begin another phase; the one before took so many."""
-        self._steps += steps
-        self._epochs += epochs
+    observer: PhaseObserver | None
+    phase: Phase
+    steps: int
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        if self._observer:
-            self._observer.on_step(step + self._steps, total_steps + self._steps, loss)
+        if self.observer:
+            self.observer.on_step(step + self.steps, total_steps + self.steps, loss)
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        if self._observer:
-            self._observer.on_pretraining_epoch(metrics)
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        if self._observer:
-            self._observer.on_epoch(_later(metrics, self._epochs))
+    def on_epoch(self, metrics: PretrainingMetrics) -> None:
+        if self.observer:
+            self.observer.on_epoch(self.phase, metrics)
 
 
-def _later(metrics: EpochMetrics, epochs: int) -> EpochMetrics:
-    return replace(metrics, epoch=metrics.epoch + epochs)
-
-
-def _loss(model: FittedModel, validation: TokenizedReviews) -> float:
-    return F.binary_cross_entropy(model.probabilities, validation.labels.double()).item()
-
-
-def _weigh(result: TrainingResult, wide: NGramScore | None, validation: TokenizedReviews) -> FittedModel:
+def _weigh(
+    network: ModelConfig, result: TrainingResult, wide: NGramScore | None, validation: TokenizedReviews
+) -> FittedModel:
     """Put the parts together, the wide one scaled so that their sum is the logit."""
     weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
     logits, labels = result.validation_logits.numpy(), validation.labels.numpy()
     if wide is None:
         temperature = fit_temperature(logits, labels)
-        return FittedModel(weights, temperature, _sigmoid(logits, temperature), result.history)
+        return FittedModel(network, weights, temperature, _sigmoid(logits, temperature), result.history)
     scores = predict_logits(wide, validation, _TOKENS_PER_BATCH, torch.device("cpu")).numpy()
     temperature, scale, shift = fit_combination(logits, scores, labels)
     weights |= {
@@ -184,17 +190,30 @@ def _weigh(result: TrainingResult, wide: NGramScore | None, validation: Tokenize
         "wide.bias": wide.bias * scale + shift,
     }
     probabilities = _sigmoid(logits + scale * scores + shift, temperature)
-    return FittedModel(weights, temperature, probabilities, result.history)
+    return FittedModel(network, weights, temperature, probabilities, result.history)
 
 
 def _sigmoid(logits: Floats, temperature: float) -> Tensor:
     return torch.sigmoid(torch.from_numpy(logits).double() / temperature)
 
 
-def _probabilities(
-    fitted: FittedModel, reviews: TokenizedReviews, vocabulary_size: int, config: ModelConfig, device: torch.device
+def _answers(
+    teacher: TrainingResult,
+    reviews: TokenizedReviews,
+    validation: TokenizedReviews,
+    vocabulary_size: int,
+    config: ModelConfig,
+    device: torch.device,
 ) -> Tensor:
-    model = SentimentModel(vocabulary_size, config)
-    model.load_state_dict(fitted.weights)
-    parts = predict_logits(model.to(device), reviews, _TOKENS_PER_BATCH, device, parts=(2,))
-    return torch.sigmoid(parts.sum(dim=1) / fitted.temperature)
+    """Return the teacher's calibrated probabilities, float32, shape (reviews,); each process computes its share."""
+    network = SentimentNetwork(vocabulary_size, config).to(device)
+    network.load_state_dict(teacher.weights)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    share = torch.arange(rank, len(reviews), world)
+    temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
+    answers = torch.zeros(len(reviews), device=device)
+    logits = predict_logits(network, reviews.take(share), _TOKENS_PER_BATCH, device)
+    answers[share.to(device)] = torch.sigmoid(logits / temperature).to(device)
+    if world > 1:
+        dist.all_reduce(answers)
+    return answers.cpu()

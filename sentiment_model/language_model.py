@@ -124,7 +124,7 @@ class _NextToken:
         return len(self.network.back) * int((lengths - 1).clamp(min=0).sum())
 
     def report(self, observer: Observer, metrics: dict[str, Any]) -> None:
-        observer.on_pretraining_epoch(PretrainingMetrics(**metrics))
+        observer.on_epoch(PretrainingMetrics(**metrics))
 
 
 class LanguageModel(nn.Module):

@@ -25,7 +25,7 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "word_dropout": 0.2,
             "dropout": 0.3,
         },
-        "train": {"epochs": 3, "pretraining_tokens": 55_000_000},
+        "train": {"epochs": 3, "pretraining_tokens": 55_000_000, "distillation": True},
     },
     # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
@@ -37,7 +37,6 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "tokens_per_batch": 65_536,
             "patience": 3,
             "pretraining_tokens": 100_000_000,
-            "self_training": True,
         },
     },
 }

@@ -43,7 +43,7 @@ from sentiment_model.errors import ModelError, TrackingError
 from sentiment_model.objects import first_line
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset
-from sentiment_model.training import EpochMetrics, PretrainingMetrics
+from sentiment_model.training import Phase, PretrainingMetrics
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 FINGERPRINT_TAG = "sentiment.fingerprint"
@@ -107,16 +107,13 @@ class TrainingRunLog:
         self._client = client
         self.run_id = run_id
 
-    def log_epoch(self, metrics: EpochMetrics) -> None:
-        """Log an epoch's figures with the epoch as step, unless the run holds that epoch already."""
-        self._log_once(asdict(metrics))
+    def log_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
+        """Log an epoch's figures with the epoch as step, unless the run holds that epoch already.
 
-    def log_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        """Log the figures of an epoch of pretraining, likewise, under names of their own."""
-        self._log_once(asdict(metrics), prefix="pretraining_")
-
-    def _log_once(self, figures: dict[str, float], prefix: str = "") -> None:
-        epoch = int(figures.pop("epoch"))
+        Those of phases before the training itself have names of their own: `teacher_validation_loss`.
+        """
+        figures = asdict(metrics)
+        epoch, prefix = figures.pop("epoch"), "" if phase == "training" else f"{phase}_"
         with _mlflow_errors():
             history = self._client.get_metric_history(self.run_id, f"{prefix}validation_loss")
             if not any(metric.step == epoch for metric in history):

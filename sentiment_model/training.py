@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
 from sentiment_model.inference import autocast, predict_logits
 from sentiment_model.network import SentimentNetwork
+
+Phase = Literal["pretraining", "teacher", "training"]
+"""What is trained: an encoder; a network that only teaches another; the network that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,8 @@ class Observer(Protocol):
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         """Called after each optimizer step with the number of steps done."""
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        """Called after each epoch of pretraining. A resumed training repeats no epoch that was checkpointed."""
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        """Called after each epoch, likewise."""
+    def on_epoch(self, metrics: PretrainingMetrics) -> None:
+        """Called after each epoch. A resumed training repeats no epoch that was checkpointed."""
 
 
 @dataclass
@@ -190,7 +190,7 @@ def train(
         device: where to compute.
         checkpoint: file from which an interrupted training resumes.
         observer: is told how training goes.
-        pretrained: state of the encoder to start from, instead of a random one.
+        pretrained: tensors of the encoder's state to start from, instead of random ones.
 
     Raises:
         QualityError: a split is empty or has a row without a label.
@@ -200,7 +200,7 @@ def train(
     torch.manual_seed(config.seed)
     network = SentimentNetwork(vocabulary_size, model_config)
     if pretrained:
-        network.encoder.load_state_dict(pretrained)
+        network.encoder.load_state_dict({**network.encoder.state_dict(), **pretrained})
     objective = _Classification(network.to(device), train_reviews, validation_reviews, config.tokens_per_batch, device)
     trained = run_training(objective, config, device=device, checkpoint=checkpoint, observer=observer)
     network.load_state_dict(trained.weights)

@@ -21,13 +21,13 @@ from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.drift import Histograms, histograms
 from sentiment_model.errors import ModelError, SentimentError
-from sentiment_model.fitting import FittedModel, fit_model
+from sentiment_model.fitting import FittedModel, PhaseObserver, fit_model
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
-from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, choose_device, count_cores
+from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics, choose_device, count_cores
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 6)
+TRAIN = Stage("train", 7)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
@@ -68,7 +68,7 @@ def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
     return config.model_copy(update={"processes": processes})
 
 
-def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> dict[str, Any]:
+def write_model(writer: DatasetWriter, job: TrainingJob, observer: PhaseObserver) -> dict[str, Any]:
     """Train in this process, or in `job.train.processes` new ones, and write the model's files to `job.output`.
 
     Returns:
@@ -88,7 +88,7 @@ def write_model(writer: DatasetWriter, job: TrainingJob, observer: Observer) -> 
     return {"epochs": len(history), "best": best}
 
 
-def _train_here(job: TrainingJob, observer: Observer | None) -> None:
+def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
     tokens = open_dataset(job.tokens)
 
     def load(split: str) -> TokenizedReviews:
@@ -99,7 +99,7 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
     fitted = fit_model(
         load("train"),
         load("validation"),
-        load("unlabelled") if job.train.self_training or job.train.pretraining_tokens else None,
+        load("unlabelled") if job.train.distillation or job.train.pretraining_tokens else None,
         len(vocabulary),
         job.model,
         job.train,
@@ -112,7 +112,7 @@ def _train_here(job: TrainingJob, observer: Observer | None) -> None:
             job.output,
             fitted.weights,
             vocabulary,
-            job.model,
+            fitted.network,
             max_tokens=tokens.manifest.parameters["max_tokens"],
             temperature=fitted.temperature,
             trained_on={**tokens.manifest.inputs, "tokenize": job.tokens.fingerprint},
@@ -127,7 +127,7 @@ def _reference(tokens: Dataset, fitted: FittedModel) -> Histograms:
     return histograms(scores.filter(pl.col("n_tokens") > 0))
 
 
-def _train_in_processes(job: TrainingJob, observer: Observer) -> None:
+def _train_in_processes(job: TrainingJob, observer: PhaseObserver) -> None:
     """Start torchrun on this machine and pass on what its first process reports, one JSON object a line."""
     description = job.output / "job.json"
     description.write_text(job.model_dump_json())
@@ -148,7 +148,7 @@ def _train_in_processes(job: TrainingJob, observer: Observer) -> None:
         raise ModelError(failure or f"a training process failed with status {process.returncode}; its log says why")
 
 
-def _pass_on(line: str, observer: Observer) -> str:
+def _pass_on(line: str, observer: PhaseObserver) -> str:
     try:
         message = json.loads(line)
     except json.JSONDecodeError:
@@ -156,10 +156,9 @@ def _pass_on(line: str, observer: Observer) -> str:
         return ""
     if "step" in message:
         observer.on_step(**message)
-    elif "validation_accuracy" in message:
-        observer.on_epoch(EpochMetrics(**message))
-    elif "epoch" in message:
-        observer.on_pretraining_epoch(PretrainingMetrics(**message))
+    elif "phase" in message:
+        kind = PretrainingMetrics if message["phase"] == "pretraining" else EpochMetrics
+        observer.on_epoch(message["phase"], kind(**message["metrics"]))
     return str(message.get("error", ""))
 
 
@@ -178,11 +177,8 @@ class _Reporter:
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         _tell_parent({"step": step, "total_steps": total_steps, "loss": loss})
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        _tell_parent(asdict(metrics))
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        _tell_parent(asdict(metrics))
+    def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
+        _tell_parent({"phase": phase, "metrics": asdict(metrics)})
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from sentiment_model.fitting import checkpoints
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, DatasetWriter
 from sentiment_model.tracking import Tracker, TrainingRunLog
-from sentiment_model.training import EpochMetrics, PretrainingMetrics
+from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics
 from sentiment_model.training_job import TRAIN, TrainingJob, training_identity, write_model
 from tasks._stage import run_stage
 
@@ -53,25 +53,16 @@ class _ProgressDisplay:
             update_progress_artifact(self._artifact, 100.0 * step / total_steps)
             self._updated = time.monotonic()
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        self._log.log_pretraining_epoch(metrics)
+    def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
+        self._log.log_epoch(phase, metrics)
+        accuracy = f", accuracy {metrics.validation_accuracy:.1%}" if isinstance(metrics, EpochMetrics) else ""
         self._logger.info(
-            "Pretraining epoch %d: train loss %.3f, validation loss %.3f a token, %.0f s, %.0f tokens/s",
+            "%s, epoch %d: train loss %.3f, validation loss %.3f%s; %.0f s, %.0f tokens/s",
+            phase.capitalize(),
             metrics.epoch + 1,
             metrics.train_loss,
             metrics.validation_loss,
-            metrics.seconds,
-            metrics.tokens_per_second,
-        )
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        self._log.log_epoch(metrics)
-        self._logger.info(
-            "Epoch %d: train loss %.3f, validation loss %.3f, validation accuracy %.1f %%, %.0f s, %.0f tokens/s",
-            metrics.epoch + 1,
-            metrics.train_loss,
-            metrics.validation_loss,
-            100 * metrics.validation_accuracy,
+            accuracy,
             metrics.seconds,
             metrics.tokens_per_second,
         )

@@ -43,7 +43,7 @@ def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "fasttext.py").write_text("raise ImportError('no fastText | here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    taught = TINY.train.model_copy(update={"pretraining_tokens": 50_000, "self_training": True})
+    taught = TINY.train.model_copy(update={"pretraining_tokens": 50_000, "distillation": True})
     nightly = TINY.model_copy(update={"train": taught})
     monkeypatch.setattr(quality, "OURS", {"ours": TINY, "ours, nightly": nightly})
     unlabelled = str(Path(__file__).parent.parent / "data" / "samples" / "tidy" / "reviews.csv")

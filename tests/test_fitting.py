@@ -1,7 +1,9 @@
-"""Self-training: what the second network learns from, which one is kept, and that it resumes."""
+"""Distillation: what the student learns from, what it is, and that it resumes; pretraining before either."""
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -9,11 +11,12 @@ import torch
 from test_training_job import CONFIG, MODEL, split
 
 from sentiment_model.batching import TokenizedReviews, plan_batches
+from sentiment_model.calibration import fit_temperature
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import QualityError
-from sentiment_model.fitting import FittedModel, checkpoints, fit_model
-from sentiment_model.network import SentimentModel
-from sentiment_model.training import EpochMetrics, Observer, PretrainingMetrics, train
+from sentiment_model.fitting import FittedModel, PhaseObserver, checkpoints, fit_model, student_of
+from sentiment_model.network import SentimentNetwork
+from sentiment_model.training import Phase, PretrainingMetrics, TrainingResult, train
 
 CPU = torch.device("cpu")
 WORDS = 40
@@ -26,8 +29,7 @@ NO_LABELS = replace(MORE, labels=torch.full_like(MORE.labels, torch.nan))
 class Recorder:
     def __init__(self, stop_at: int | None = None) -> None:
         self.steps: list[int] = []
-        self.epochs: list[EpochMetrics] = []
-        self.pretraining: list[PretrainingMetrics] = []
+        self.epochs: dict[Phase, list[PretrainingMetrics]] = defaultdict(list)
         self.stop_at = stop_at
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
@@ -36,28 +38,24 @@ class Recorder:
         if step == self.stop_at:
             raise KeyboardInterrupt
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        self.pretraining.append(metrics)
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        self.epochs.append(metrics)
+    def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
+        self.epochs[phase].append(metrics)
 
 
 def fit(
     folder: Path,
     unlabelled: TokenizedReviews | None,
-    observer: Observer | None = None,
-    model: ModelConfig = MODEL,
+    observer: PhaseObserver | None = None,
     **changes: int,
 ) -> FittedModel:
     folder.mkdir(exist_ok=True)
-    config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0, "self_training": True, **changes})
+    config = CONFIG.model_copy(update={"epochs": 4, "checkpoint_seconds": 0.0, "distillation": True, **changes})
     fitted = fit_model(
         TRAIN,
         VALIDATION,
         unlabelled,
         WORDS,
-        model,
+        MODEL,
         config,
         device=CPU,
         checkpoint=folder / "training.safetensors",
@@ -67,47 +65,54 @@ def fit(
     return fitted
 
 
-def accuracy(fitted: FittedModel) -> float:
-    model = SentimentModel(WORDS, MODEL)
-    model.load_state_dict(fitted.weights)
-    ids, lengths = MORE.batch(torch.arange(len(MORE)), 64)
-    recurrent = model.eval()(ids, lengths)[:, 0]
-    return ((recurrent > 0) == (MORE.labels > 0.5)).double().mean().item()
-
-
-def test_unlabelled_reviews_teach_the_network_and_their_labels_are_not_read(tmp_path: Path) -> None:
+def test_a_student_is_taught_with_unlabelled_reviews_whose_labels_are_not_read(tmp_path: Path) -> None:
     recorder = Recorder()
-    without, taught = fit(tmp_path / "without", None), fit(tmp_path / "taught", NO_LABELS, recorder)
-    assert accuracy(taught) > accuracy(without) + 0.05
-    wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels))
+    without = fit(tmp_path / "without", None, epochs=12)
+    taught = fit(tmp_path / "taught", NO_LABELS, recorder, epochs=12)
+    # In one epoch it learns from the many reviews what the few do not show it.
+    assert taught.history[0].validation_loss < 0.3 < 0.6 < without.history[0].validation_loss
+    wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels), epochs=12)
     assert all(wrong.weights[name].equal(tensor) for name, tensor in taught.weights.items())
-    # Steps and epochs count on, and the first network's are those of a training without the second.
+    # Steps count on; epochs are counted in each phase.
     assert recorder.steps == list(range(1, len(recorder.steps) + 1))
-    assert [metrics.epoch for metrics in recorder.epochs] == list(range(8))
-    assert [metrics.epoch for metrics in taught.history] == list(range(8))
-    losses = [metrics.validation_loss for metrics in taught.history]
-    assert losses[:4] == [metrics.validation_loss for metrics in without.history]
-    assert min(losses[4:]) < min(losses[:4])
+    teacher, student = recorder.epochs["teacher"], recorder.epochs["training"]
+    assert teacher[0].epoch == student[0].epoch == 0
+    assert taught.history == student
+    alone = fit(tmp_path / "alone", None, epochs=12, distillation=0)
+    assert [metrics.validation_loss for metrics in alone.history] == [metrics.validation_loss for metrics in teacher]
 
 
-def test_a_second_network_that_is_worse_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train_badly(reviews: TokenizedReviews, *arguments: object, **options: object) -> object:
-        result = train(reviews, *arguments, **options)  # type: ignore[arg-type]
-        if len(reviews) == len(TRAIN):
-            return result
-        weights = {name: 0 * tensor for name, tensor in result.weights.items()}
-        return replace(result, validation_logits=torch.zeros(len(VALIDATION)), weights=weights)
+def test_a_student_starts_from_the_embeddings_and_learns_the_probabilities_of_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[TokenizedReviews, ModelConfig, dict[str, torch.Tensor], TrainingResult]] = []
 
-    alone = MODEL.model_copy(update={"ngrams": 0})
-    without = fit(tmp_path / "without", None, model=alone)
-    monkeypatch.setattr("sentiment_model.fitting.train", train_badly)
-    kept = fit(tmp_path / "kept", NO_LABELS, model=alone)
-    assert all(kept.weights[name].equal(tensor) for name, tensor in without.weights.items())
-    assert kept.temperature == without.temperature
-    assert len(kept.history) == 8
+    def recorded(reviews: TokenizedReviews, *arguments: Any, **options: Any) -> TrainingResult:
+        result = train(reviews, *arguments, **options)
+        calls.append((reviews, arguments[2], dict(options["pretrained"]), result))
+        return result
+
+    monkeypatch.setattr("sentiment_model.fitting.train", recorded)
+    fitted = fit(tmp_path / "taught", NO_LABELS, epochs=12)
+    (labelled, deep, nothing, teacher), (taught, small, start, _) = calls
+    assert labelled is TRAIN
+    assert nothing == {}
+    assert (deep, small) == (MODEL, student_of(MODEL))
+    assert fitted.network == small
+    assert small == MODEL.model_copy(update={"cell": "mingru", "hidden_size": small.hidden_size})
+    assert torch.equal(start["embedding.weight"], teacher.weights["encoder.embedding.weight"])
+    both = TRAIN.join(MORE)
+    assert torch.equal(taught.values, both.values)
+    network = SentimentNetwork(WORDS, MODEL).eval()
+    network.load_state_dict(teacher.weights)
+    with torch.no_grad():
+        logits = network(*both.batch(torch.arange(len(both)), 64))
+    temperature = fit_temperature(teacher.validation_logits.numpy(), VALIDATION.labels.numpy())
+    torch.testing.assert_close(taught.labels, torch.sigmoid(logits / temperature), rtol=0, atol=1e-5)
+    assert taught.labels.std() > 0.1
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("share", [0.05, 0.5])
 def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: float) -> None:
     whole = Recorder()
     uninterrupted = fit(tmp_path / "whole", NO_LABELS, whole)
@@ -116,7 +121,7 @@ def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: floa
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped)
     phases = [path.stem for path in checkpoints(tmp_path / "stopped" / "training.safetensors")]
-    assert phases == ["training-first", *(["training-second"] if share == 0.5 else [])]
+    assert phases == ["training-teacher", *(["training-training"] if share == 0.5 else [])]
     resumed = Recorder()
     again = fit(tmp_path / "stopped", NO_LABELS, resumed)
     assert resumed.steps[0] >= stop_at
@@ -127,19 +132,20 @@ def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: floa
     assert timeless[0] == timeless[1]
 
 
-def test_without_unlabelled_reviews_there_is_no_second_network(tmp_path: Path) -> None:
+def test_without_unlabelled_reviews_the_labelled_ones_are_what_a_student_learns(tmp_path: Path) -> None:
     nothing = TokenizedReviews.from_frame(pl.DataFrame(schema={"ids": pl.List(pl.Int32), "label": pl.Int8}))
-    assert len(fit(tmp_path, nothing).history) == 4
-    assert len(checkpoints(tmp_path / "training.safetensors")) == 1
+    first, second = fit(tmp_path / "none", None), fit(tmp_path / "empty", nothing)
+    assert first.network == second.network == student_of(MODEL)
+    assert all(first.weights[name].equal(tensor) for name, tensor in second.weights.items())
 
 
 def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     recorder = Recorder()
     tokens = len(TRAIN.values) + len(MORE.values)
-    changes = {"pretraining_tokens": 2 * tokens, "self_training": 0}
+    changes = {"pretraining_tokens": 2 * tokens, "distillation": 0}
     fitted = fit(tmp_path / "pretrained", NO_LABELS, recorder, **changes)
     batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), CONFIG.tokens_per_batch))
-    assert [metrics.epoch for metrics in recorder.pretraining] == [0, 1]
+    assert [metrics.epoch for metrics in recorder.epochs["pretraining"]] == [0, 1]
     assert recorder.steps == list(range(1, len(recorder.steps) + 1))
     assert len(recorder.steps) == 2 * batches + 4 * len(plan_batches(TRAIN.lengths, CONFIG.tokens_per_batch))
     assert [metrics.epoch for metrics in fitted.history] == list(range(4))
@@ -150,7 +156,7 @@ def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped, **changes)
     resumed = fit(tmp_path / "stopped", NO_LABELS, again, **changes)
-    assert again.pretraining == []
+    assert again.epochs["pretraining"] == []
     assert again.steps[0] == 2 * batches + 3
     assert all(resumed.weights[name].equal(tensor) for name, tensor in fitted.weights.items())
 

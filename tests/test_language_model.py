@@ -30,11 +30,9 @@ class Recorder:
         if step == self.stop_at:
             raise InterruptedError
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
+    def on_epoch(self, metrics: PretrainingMetrics) -> None:
+        assert not isinstance(metrics, EpochMetrics), "nothing is classified"
         self.epochs.append(metrics)
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        raise AssertionError("nothing is classified")
 
 
 def counting(reviews: int, seed: int) -> TokenizedReviews:

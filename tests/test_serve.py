@@ -364,7 +364,7 @@ def test_two_trainings_never_share_the_gpu(served: Served) -> None:
     trained = []
     for run in runs:
         assert served.finish(run).state.is_completed(), served.log(run)  # type: ignore[union-attr]
-        epochs = [record.timestamp for record in served.records(run) if record.message.startswith("Epoch ")]
+        epochs = [record.timestamp for record in served.records(run) if record.message.startswith("Training, epoch ")]
         assert len(epochs) == 60
         trained.append((min(epochs), max(epochs)))
     (_, end), (begin, _) = sorted(trained)

@@ -59,7 +59,7 @@ def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client
 
     def interrupted_training() -> None:
         with tracker.active(run_id):
-            tracker.run_log(run_id).log_epoch(epoch_metrics(0))
+            tracker.run_log(run_id).log_epoch("training", epoch_metrics(0))
             assert client.get_run(run_id).info.status == "RUNNING"
             raise KeyboardInterrupt
 
@@ -70,13 +70,16 @@ def test_a_training_that_starts_again_continues_its_run(tracker: Tracker, client
     assert start(tracker, cell="lstm", layers=1, added=2) == run_id
     with tracker.active(run_id):
         log = tracker.run_log(run_id)
-        log.log_epoch(epoch_metrics(0, validation_loss=9.0))  # repeated: the crash came before the checkpoint
-        log.log_epoch(epoch_metrics(1, validation_loss=0.4))
+        # Repeated: the crash came before the checkpoint.
+        log.log_epoch("training", epoch_metrics(0, validation_loss=9.0))
+        log.log_epoch("teacher", epoch_metrics(0, validation_loss=0.3))
+        log.log_epoch("training", epoch_metrics(1, validation_loss=0.4))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"cell": "lstm", "layers": "1", "added": "2"}
     history = client.get_metric_history(run_id, "validation_loss")
     assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.4)]
+    assert run.data.metrics["teacher_validation_loss"] == 0.3
     assert start(tracker, "another") != run_id
 
 

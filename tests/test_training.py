@@ -57,10 +57,8 @@ class Recorder:
         if step == self.stop_at:
             raise InterruptedError
 
-    def on_pretraining_epoch(self, metrics: PretrainingMetrics) -> None:
-        raise AssertionError("there is no pretraining")
-
-    def on_epoch(self, metrics: EpochMetrics) -> None:
+    def on_epoch(self, metrics: PretrainingMetrics) -> None:
+        assert isinstance(metrics, EpochMetrics)
         self.epochs.append(metrics)
 
 
