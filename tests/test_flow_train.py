@@ -125,10 +125,11 @@ def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server:
 
 
 @pytest.mark.parametrize(
-    ("profile", "cell", "networks"), [("nightly", "qrnn", 1), pytest.param("gpu", "lstm", 2, marks=pytest.mark.slow)]
+    ("profile", "cell", "is_taught"),
+    [("nightly", "mingru", True), pytest.param("gpu", "lstm", False, marks=pytest.mark.slow)],
 )
 def test_profiles_that_learn_from_unlabelled_reviews(
-    profile: str, cell: str, networks: int, reviews: Path, settings_in: Path, prefect_server: None
+    profile: str, cell: str, is_taught: bool, reviews: Path, settings_in: Path, prefect_server: None
 ) -> None:
     with reviews.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -142,12 +143,14 @@ def test_profiles_that_learn_from_unlabelled_reviews(
         assert Predictor.load(folder).description.network.cell == cell
     assert open_dataset(summary.cleaned).counts["splits"]["unlabelled"] == 50
     evaluation, _ = read_evaluation(open_dataset(summary.evaluation))
-    epochs = list(range(2 * networks))
+    epochs = [0, 1]
     assert [metrics.epoch for metrics in evaluation.history] == epochs
     client = MlflowClient(f"sqlite:///{settings_in / 'mlflow.db'}")
     steps = [m.step for m in client.get_metric_history(summary.registration.run_id, "validation_loss")]
     assert steps == epochs
     assert client.get_metric_history(summary.registration.run_id, "pretraining_validation_loss")
+    teacher = client.get_metric_history(summary.registration.run_id, "teacher_validation_loss")
+    assert [m.step for m in teacher] == (epochs if is_taught else [])
     command = training_command(evaluation.lineage)
     assert command is not None
     assert "--unlabelled" in command
