@@ -91,9 +91,9 @@ def fit_model(
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
     check_labels(reviews, validation)  # before an hour of pretraining
-    steps = 0
     everything = reviews if unlabelled is None else reviews.join(unlabelled)
     start: Mapping[str, Tensor] = {}
+    steps = 0
     if config.pretraining_tokens:
         encoder = pretrain(
             everything,
@@ -103,17 +103,18 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, "pretraining"),
-            observer=_PhaseReporter(observer, "pretraining", steps),
+            observer=_PhaseReporter(observer, "pretraining", 0),
         )
-        start = encoder.weights
-        steps += encoder.steps
+        start, steps = encoder.weights, encoder.steps
 
-    def fit_network(phase: Phase, learned_from: TokenizedReviews) -> TrainingResult:
+    def fit_network(
+        phase: Phase, learned_from: TokenizedReviews, architecture: ModelConfig, start: Mapping[str, Tensor], steps: int
+    ) -> TrainingResult:
         return train(
             learned_from,
             validation,
             vocabulary_size,
-            model_config,
+            architecture,
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, phase),
@@ -122,14 +123,14 @@ def fit_model(
         )
 
     if config.distillation:
-        teacher = fit_network("teacher", reviews)
-        steps += teacher.steps
+        teacher = fit_network("teacher", reviews, model_config, start, steps)
         answers = _answers(teacher, everything, validation, vocabulary_size, model_config, device)
         model_config = student_of(model_config)
         start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
-        result = fit_network("training", replace(everything, labels=answers))
+        taught = replace(everything, labels=answers)
+        result = fit_network("training", taught, model_config, start, steps + teacher.steps)
     else:
-        result = fit_network("training", reviews)
+        result = fit_network("training", reviews, model_config, start, steps)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
     wide = fit_ngrams(reviews, model_config.ngrams) if model_config.ngrams else None
@@ -213,7 +214,7 @@ def _answers(
     temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
     answers = torch.zeros(len(reviews), device=device)
     logits = predict_logits(network, reviews.take(share), _TOKENS_PER_BATCH, device)
-    answers[share.to(device)] = torch.sigmoid(logits / temperature).to(device)
+    answers[share.to(device)] = _sigmoid(logits.numpy(), temperature).to(answers)
     if world > 1:
         dist.all_reduce(answers)
     return answers.cpu()

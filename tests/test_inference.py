@@ -13,11 +13,13 @@ VOCABULARY = 40
 
 @pytest.mark.parametrize("cell", ["lstm", "mingru", "qrnn"])
 @pytest.mark.parametrize("count", [3, 200])
-@pytest.mark.parametrize(("capability", "tolerance"), [("none", 1e-5), ("avx512_bf16", 5e-3)])
+@pytest.mark.parametrize("capability", ["none", "avx512_bf16"])
 def test_logits_are_those_of_each_review_alone(
-    cell: Cell, count: int, capability: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, count: int, capability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 3 reviews there are fewer tokens than the vocabulary has, with 200 there are more; bfloat16 rounds."""
+    """With 3 reviews there are fewer tokens than the vocabulary has, with 200 there are more."""
+    # Of a table in bfloat16 QRNN adds two entries, each of them rounded.
+    tolerance = 5e-3 if cell == "qrnn" and count > 3 and capability == "avx512_bf16" else 1e-5
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     torch.manual_seed(count)
     lengths = torch.randint(0, 70, (count,)) if count > 3 else torch.tensor([5, 0, 9])
@@ -31,7 +33,7 @@ def test_logits_are_those_of_each_review_alone(
     with torch.no_grad(), autocast(torch.device("cpu")):
         alone = [network(*reviews.batch(torch.tensor([row]), max(1, int(n)))) for row, n in enumerate(lengths)]
     torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=tolerance)
-    assert logits.std() > 2 * tolerance
+    assert logits.std() > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,8 @@ def test_two_processes_learn_the_same_answers_of_a_teacher(tokens: DatasetRef, t
     one, _ = train(job(tokens, tmp_path / "one", distillation=True, epochs=1))
     two, weights = train(job(tokens, tmp_path / "two", distillation=True, epochs=1, processes=2))
     assert len(one.teacher) == len(two.teacher) == len(one.epochs) == len(two.epochs) == 1
+    for figure in ("train_loss", "validation_loss"):
+        assert getattr(two.teacher[0], figure) == pytest.approx(getattr(one.teacher[0], figure), rel=1e-3, abs=1e-4)
     assert two.losses == pytest.approx(one.losses, rel=1e-2, abs=5e-3)  # the student's products may be in bfloat16
     description = ModelDescription.read(tmp_path / "two" / "model")
     assert description.network == student_of(MODEL)
