@@ -18,6 +18,8 @@ os.environ["PREFECT_HOME"] = _prefect_home
 # Tests train tiny networks; a second thread gains nothing there, and waits for its turn on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+# Some tests deploy the flows for real. Their schedules must not start runs of their own, whatever the time of day.
+os.environ["PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -134,7 +134,8 @@ def test_the_production_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         keys = {name: servers[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         objects = stack.enter_context(object_store()) | keys
         database = servers["PREFECT_SERVER_DATABASE_CONNECTION_URL"].replace("db.example.com:5432", f"127.0.0.1:{port}")
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS")} | {"PYTHONPATH": str(ROOT)}
+        kept = ("PATH", "HOME", "OMP_NUM_THREADS", "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED")
+        inherited = {name: os.environ[name] for name in kept} | {"PYTHONPATH": str(ROOT)}
         here = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_LOGGING_LEVEL": "DEBUG"}
         for_servers = inherited | servers | objects | here
         for_servers |= {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
