@@ -68,7 +68,9 @@ class StandardLayer(nn.Module):
                         nn.init.ones_(torch.split(parameter, self.recurrent.hidden_size)[1])
 
 
-def _layer(cell: str, input_size: int, hidden_size: int) -> nn.Module:
+def _layer(cell: str, input_size: int, hidden_size: int, depth: int) -> nn.Module:
+    if cell == "qrnn" and depth:
+        return QRNNLayer(input_size, hidden_size, window=1)  # its inputs are states, which know of those before
     if cell in _PARALLEL_CELLS:
         return _PARALLEL_CELLS[cell](input_size, hidden_size)
     return StandardLayer(cell, input_size, hidden_size)
@@ -100,7 +102,9 @@ class Direction(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         sizes = [config.embedding_size, *[config.hidden_size] * (config.layers - 1)]
-        self.layers = nn.ModuleList(_layer(config.cell, size, config.hidden_size) for size in sizes)
+        self.layers = nn.ModuleList(
+            _layer(config.cell, size, config.hidden_size, depth) for depth, size in enumerate(sizes)
+        )
         self.dropout = SequenceDropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:

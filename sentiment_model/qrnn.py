@@ -1,4 +1,4 @@
-"""The quasi-recurrent network of Bradbury et al. (2017), whose gates see an input and the one before it.
+"""The quasi-recurrent network of Bradbury et al. (2017), whose gates see an input and may see the one before it.
 
     z[t] = sigmoid(W_z [x[t], x[t-1]] + b_z)
     o[t] = sigmoid(W_o [x[t], x[t-1]] + b_o)
@@ -6,13 +6,15 @@
     s[t] = (1 - z[t]) * s[t-1] + z[t] * c[t]
     h[t] = o[t] * s[t]
 
-This is their fo-pooling, with a filter two inputs wide. The gates of all steps are one matrix product; only the states
-s go from step to step, element by element. On a CPU what follows the product takes most of the time, and most of that
-is waiting for memory. It is therefore done for a few steps at a time, whose numbers stay in a core's cache.
+This is their fo-pooling, with a filter two inputs wide; or one input wide, where the inputs are the outputs of another
+such layer, which know of those before: Merity et al. (2018), "An Analysis of Neural Language Modeling at Multiple
+Scales". The gates of all steps are one matrix product; only the states s go from step to step, element by element. On a
+CPU what follows the product takes most of the time, and most of that is waiting for memory. It is therefore done for a
+few steps at a time, whose numbers stay in a core's cache.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +26,17 @@ _CACHED = 40 * 1024  # outputs of the steps that are computed together
 
 
 class QRNNLayer(nn.Module):
-    """One quasi-recurrent layer: (time, batch, input_size) to (time, batch, hidden_size)."""
+    """One quasi-recurrent layer: (time, batch, input_size) to (time, batch, hidden_size).
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    Args:
+        input_size: width of the inputs.
+        hidden_size: width of the outputs.
+        window: how many inputs the gates of a step see, 1 or 2.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, window: Literal[1, 2] = 2) -> None:
         super().__init__()
-        self.gates = nn.Linear(2 * input_size, 3 * hidden_size)  # z, o and c, in this order
+        self.gates = nn.Linear(window * input_size, 3 * hidden_size)  # z, o and c, in this order
 
     def reset_parameters(self) -> None:
         """Initialise: a state is a mean over about the last four steps."""
@@ -45,10 +53,10 @@ class QRNNLayer(nn.Module):
         if torch.is_grad_enabled():
             outputs: Tensor = _QRNN.apply(x, self.gates.weight, self.gates.bias, dtype)  # type: ignore[no-untyped-call]
             return outputs
-        return _multiply_and_gate(_pair(x, dtype), self.gates.weight, self.gates.bias)
+        return _multiply_and_gate(_windows(x, self.gates.weight, dtype), self.gates.weight, self.gates.bias)
 
     def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size)."""
+        """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size); window is 2."""
         here, before = self.gates.weight.chunk(2, dim=1)
         return F.linear(inputs, here, self.gates.bias), F.linear(inputs, before)
 
@@ -70,18 +78,17 @@ class _QRNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        pairs = _pair(x, dtype)
-        trace = pairs.new_empty(*pairs.shape[:2], len(bias) // 3 * 4, dtype=state_dtype(dtype))
-        outputs = _multiply_and_gate(pairs, weight, bias, trace)
-        ctx.save_for_backward(pairs, weight, trace)
-        ctx.dtype = x.dtype
+        windows = _windows(x, weight, dtype)
+        trace = windows.new_empty(*windows.shape[:2], len(bias) // 3 * 4, dtype=state_dtype(dtype))
+        outputs = _multiply_and_gate(windows, weight, bias, trace)
+        ctx.save_for_backward(windows, weight, trace)
+        ctx.dtype, ctx.size = x.dtype, x.shape[2]
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        pairs, weight, trace = ctx.saved_tensors
-        flat_pairs = pairs.flatten(0, 1)
-        logits = pairs.new_empty(*pairs.shape[:2], len(weight))  # their gradients
+        windows, weight, trace = ctx.saved_tensors
+        logits = windows.new_empty(*windows.shape[:2], len(weight))  # their gradients
         first = torch.zeros_like(trace[0].chunk(4, dim=-1)[3])
         later = first  # gradient of the state before, through all that follow
         for steps in reversed(_parts(gradients[0])):
@@ -100,17 +107,19 @@ class _QRNN(torch.autograd.Function):
             through = total.mul_(update)
             to_candidate.copy_(through.addcmul_(through * candidate, candidate, value=-1.0))
         flat = logits.flatten(0, 1)
-        here, before = (flat @ weight.to(flat.dtype)).view_as(pairs).chunk(2, dim=-1)
-        to_x = here.to(ctx.dtype, copy=True, memory_format=torch.contiguous_format)
-        to_x[:-1] += before[1:]
-        return to_x, (flat.t() @ flat_pairs).to(weight.dtype), flat.sum(dim=0).to(weight.dtype), None
+        here, *before = (flat @ weight.to(flat.dtype)).view_as(windows).split(ctx.size, dim=-1)
+        to_x = here.to(ctx.dtype, copy=bool(before), memory_format=torch.contiguous_format)
+        for gradient in before:
+            to_x[:-1] += gradient[1:]
+        to_weight = flat.t() @ windows.flatten(0, 1)
+        return to_x, to_weight.to(weight.dtype), flat.sum(dim=0).to(weight.dtype), None
 
 
-def _multiply_and_gate(pairs: Tensor, weight: Tensor, bias: Tensor, trace: Tensor | None = None) -> Tensor:
-    """Return the outputs of every step for what :func:`_pair` returned; the trace is as for :func:`_gate`."""
-    dtype = pairs.dtype
-    logits = torch.addmm(bias.to(dtype), pairs.flatten(0, 1), weight.to(dtype).t()).view(*pairs.shape[:2], len(weight))
-    return _gate(logits.__getitem__, pairs.new_empty(*pairs.shape[:2], len(weight) // 3), trace)
+def _multiply_and_gate(windows: Tensor, weight: Tensor, bias: Tensor, trace: Tensor | None = None) -> Tensor:
+    """Return the outputs of every step for what :func:`_windows` returned; the trace is as for :func:`_gate`."""
+    dtype, (time, batch, _) = windows.dtype, windows.shape
+    logits = torch.addmm(bias.to(dtype), windows.flatten(0, 1), weight.to(dtype).t()).view(time, batch, len(weight))
+    return _gate(logits.__getitem__, windows.new_empty(time, batch, len(weight) // 3), trace)
 
 
 def _gate(logits: Callable[[slice], Tensor], outputs: Tensor, trace: Tensor | None = None) -> Tensor:
@@ -136,9 +145,14 @@ def _gate(logits: Callable[[slice], Tensor], outputs: Tensor, trace: Tensor | No
     return outputs
 
 
-def _pair(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return each input beside the one before it, shape (time, batch, 2 * input_size)."""
+def _windows(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what the gates see of the inputs: each, and beside it the one before if the weights have a place for it.
+
+    The shape is (time, batch, window * input_size).
+    """
     time, batch, size = x.shape
+    if weight.shape[1] == size:
+        return x.to(dtype)
     pairs = x.new_empty(time, batch, 2 * size, dtype=dtype)
     pairs[..., :size] = x
     pairs[0, :, size:] = 0.0

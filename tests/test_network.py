@@ -45,7 +45,8 @@ def _step_qrnn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     s, before = torch.zeros(len(bias) // 3, dtype=x.dtype), torch.zeros_like(x[0])
     states = []
     for step in x:
-        z, o, c = (weight @ torch.cat([step, before]) + bias).chunk(3)
+        window = torch.cat([step, before])[: weight.shape[1]]
+        z, o, c = (weight @ window + bias).chunk(3)
         s = (1 - torch.sigmoid(z)) * s + torch.sigmoid(z) * torch.tanh(c)
         states.append(torch.sigmoid(o) * s)
         before = step
@@ -77,23 +78,24 @@ def random_batch(vocabulary: int = 50) -> Tensor:
     return ids.where(torch.arange(ids.shape[1]) < LENGTHS.unsqueeze(1), 0)
 
 
-def layer_of(cell: Cell) -> nn.Module:
-    """A layer in float64 that maps 6 features to 5."""
-    config = ModelConfig(cell=cell, hidden_size=5, embedding_size=6)
+def layer_of(cell: Cell, depth: int) -> nn.Module:
+    """A layer in float64 that maps 6 features to 6, the first or the one above it."""
+    config = ModelConfig(cell=cell, layers=2, hidden_size=6, embedding_size=6)
     direction = SentimentNetwork(2, config).double().encoder.directions[0]
     assert isinstance(direction, Direction)
-    return direction.layers[0]
+    return direction.layers[depth]
 
 
 @pytest.mark.parametrize(("cell", "cached"), [*((cell, None) for cell in CELLS), ("qrnn", 1), ("qrnn", 75)])
+@pytest.mark.parametrize("depth", [0, 1])
 def test_states_and_gradients_equal_a_step_by_step_reference(
-    cell: Cell, cached: int | None, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, cached: int | None, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QRNN, which takes a few steps at a time, also with one, and with a number that leaves a rest."""
     if cached:
         monkeypatch.setattr(qrnn, "_CACHED", cached)
     torch.manual_seed(1)
-    layer = layer_of(cell)
+    layer = layer_of(cell, depth)
     x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64, requires_grad=True)
     states = layer(x)
     weights = torch.randn_like(states)
@@ -112,10 +114,23 @@ def test_states_and_gradients_equal_a_step_by_step_reference(
 
 
 @pytest.mark.parametrize("cell", ["mingru", "qrnn"])
-def test_gradient_of_parallel_cells(cell: Cell) -> None:
+@pytest.mark.parametrize("depth", [0, 1])
+def test_gradient_of_parallel_cells(cell: Cell, depth: int) -> None:
     torch.manual_seed(5)
     x = torch.randn(7, 3, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer_of(cell), x)
+    assert torch.autograd.gradcheck(layer_of(cell, depth), x)
+
+
+def test_gates_of_qrnn_see_the_input_before_in_the_first_layer_alone() -> None:
+    for depth, before in enumerate([True, False]):
+        layer = layer_of("qrnn", depth)
+        assert isinstance(layer, QRNNLayer)
+        torch.nn.init.normal_(layer.gates.weight)
+        with torch.no_grad():
+            layer.gates.bias.view(3, -1)[0] = 99.0  # a state is its candidate, and knows of no earlier one
+        x = torch.randn(3, 1, 6, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(layer(x)[2].sum(), x)
+        assert gradient.flatten(1).any(dim=1).tolist() == [False, before, True]
 
 
 @pytest.mark.parametrize("kind", [MinGRULayer, QRNNLayer])
