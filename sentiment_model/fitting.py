@@ -20,7 +20,17 @@ from sentiment_model.ngrams import NGramScore
 from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics, TrainingResult, check_labels, train
 
 _TOKENS_PER_BATCH = 16_384
-_STUDENT_UNITS = 128
+# A single layer of minimal gated recurrent units looks up what others compute, see Encoder.tabulate. What it can learn
+# beside a given embedding is so little that dropout would only blur it.
+_STUDENT = {
+    "cell": "mingru",
+    "layers": 1,
+    "hidden_size": 128,
+    "bidirectional": True,
+    "word_dropout": 0.0,
+    "embedding_dropout": 0.1,
+    "dropout": 0.1,
+}
 
 
 class PhaseObserver(Protocol):
@@ -67,10 +77,10 @@ def fit_model(
     """Train the network, fit the wide part beside it, and weigh both on the validation reviews.
 
     With `config.pretraining_tokens`, the network starts from an encoder that has learned to predict the tokens of all
-    these reviews. With `config.distillation`, it only teaches a smaller one, see :func:`student_of`, which starts from
-    its embeddings and learns its probabilities of all these reviews: Hinton et al. (2015), "Distilling the Knowledge in
-    a Neural Network". The wide part has no part in that, since it stands beside the student too, and learns from the
-    labelled reviews alone.
+    these reviews. With `config.distillation`, it only teaches a smaller one, see :func:`student_of`, which takes its
+    embedding over as it is, and learns its probabilities of all these reviews: Hinton et al. (2015), "Distilling the
+    Knowledge in a Neural Network". The wide part has no part in that, since it stands beside the student too, and
+    learns from the labelled reviews alone.
 
     Args:
         reviews: labelled reviews to train on.
@@ -108,7 +118,12 @@ def fit_model(
         start, steps = encoder.weights, encoder.steps
 
     def fit_network(
-        phase: Phase, learned_from: TokenizedReviews, architecture: ModelConfig, start: Mapping[str, Tensor], steps: int
+        phase: Phase,
+        learned_from: TokenizedReviews,
+        architecture: ModelConfig,
+        start: Mapping[str, Tensor],
+        steps: int,
+        fixed_embedding: bool = False,
     ) -> TrainingResult:
         return train(
             learned_from,
@@ -120,6 +135,7 @@ def fit_model(
             checkpoint=_phase_checkpoint(checkpoint, phase),
             observer=_PhaseReporter(observer, phase, steps),
             pretrained=start,
+            fixed_embedding=fixed_embedding,
         )
 
     if config.distillation:
@@ -128,7 +144,7 @@ def fit_model(
         model_config = student_of(model_config)
         start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
         taught = replace(everything, labels=answers)
-        result = fit_network("training", taught, model_config, start, steps + teacher.steps)
+        result = fit_network("training", taught, model_config, start, steps + teacher.steps, fixed_embedding=True)
     else:
         result = fit_network("training", reviews, model_config, start, steps)
     if dist.is_initialized() and dist.get_rank() > 0:
@@ -138,14 +154,8 @@ def fit_model(
 
 
 def student_of(teacher: ModelConfig) -> ModelConfig:
-    """Return the architecture that learns from a teacher: one that scoring has little work with.
-
-    A single layer of minimal gated recurrent units looks up what it otherwise would compute, see
-    :meth:`sentiment_model.network.Encoder.tabulate`, so the embeddings may be as large as the teacher's.
-    """
-    return teacher.model_copy(
-        update={"cell": "mingru", "layers": 1, "hidden_size": _STUDENT_UNITS, "bidirectional": True}
-    )
+    """Return the architecture that learns from a teacher: one that scoring has little work with."""
+    return teacher.model_copy(update=_STUDENT)
 
 
 def _phase_checkpoint(checkpoint: Path, phase: Phase) -> Path:

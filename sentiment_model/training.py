@@ -175,6 +175,7 @@ def train(
     checkpoint: Path,
     observer: Observer | None = None,
     pretrained: Mapping[str, Tensor] | None = None,
+    fixed_embedding: bool = False,
 ) -> TrainingResult:
     """Train until the epochs are done or validation stops improving, resuming from `checkpoint` where it exists.
 
@@ -191,6 +192,7 @@ def train(
         checkpoint: file from which an interrupted training resumes.
         observer: is told how training goes.
         pretrained: tensors of the encoder's state to start from, instead of random ones.
+        fixed_embedding: whether the embedding stays as it is.
 
     Raises:
         QualityError: a split is empty or has a row without a label.
@@ -201,6 +203,7 @@ def train(
     network = SentimentNetwork(vocabulary_size, model_config)
     if pretrained:
         network.encoder.load_state_dict({**network.encoder.state_dict(), **pretrained})
+    network.encoder.embedding.requires_grad_(not fixed_embedding)
     objective = _Classification(network.to(device), train_reviews, validation_reviews, config.tokens_per_batch, device)
     trained = run_training(objective, config, device=device, checkpoint=checkpoint, observer=observer)
     network.load_state_dict(trained.weights)
@@ -290,8 +293,9 @@ class _Trainer:
             if config.ema_decay
             else None
         )
+        self.learned = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.learned.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.total_steps = config.epochs * len(self._batches(0))
         self.progress = _Progress()
@@ -365,7 +369,7 @@ class _Trainer:
         self.optimizer.zero_grad()
         # DistributedDataParallel averages the gradients; the loss over the global batch wants their sum.
         torch.autograd.backward(loss * self.world)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        nn.utils.clip_grad_norm_(self.learned.values(), self.config.clip_norm)
         self.optimizer.step()
         if self.averaged:
             self.averaged.update_parameters(self.network)
@@ -394,7 +398,7 @@ class _Trainer:
             return
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.learned.items():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
         if self.averaged:
@@ -414,7 +418,7 @@ class _Trainer:
                 groups[group][name] = tensor.to(self.device)
         try:
             self.network.load_state_dict(groups["network"])
-            for name, parameter in self.network.named_parameters():
+            for name, parameter in self.learned.items():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors[f"optimizer.{key}.{name}"]
                     self.optimizer.state[parameter][key] = value if key == "step" else value.to(self.device)

@@ -82,7 +82,7 @@ def test_a_student_is_taught_with_unlabelled_reviews_whose_labels_are_not_read(t
     assert [metrics.validation_loss for metrics in alone.history] == [metrics.validation_loss for metrics in teacher]
 
 
-def test_a_student_starts_from_the_embeddings_and_learns_the_probabilities_of_its_teacher(
+def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its_teacher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[TokenizedReviews, ModelConfig, dict[str, torch.Tensor], TrainingResult]] = []
@@ -99,8 +99,10 @@ def test_a_student_starts_from_the_embeddings_and_learns_the_probabilities_of_it
     assert nothing == {}
     assert (deep, small) == (MODEL, student_of(MODEL))
     assert fitted.network == small
-    assert small == MODEL.model_copy(update={"cell": "mingru", "hidden_size": small.hidden_size})
-    assert torch.equal(start["embedding.weight"], teacher.weights["encoder.embedding.weight"])
+    assert (small.cell, small.layers, small.embedding_size) == ("mingru", 1, MODEL.embedding_size)
+    embedding = teacher.weights["encoder.embedding.weight"]
+    assert torch.equal(start["embedding.weight"], embedding)
+    assert torch.equal(fitted.weights["recurrent.encoder.embedding.weight"], embedding)
     both = TRAIN.join(MORE)
     assert torch.equal(taught.values, both.values)
     network = SentimentNetwork(WORDS, MODEL).eval()
