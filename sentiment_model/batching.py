@@ -64,6 +64,14 @@ class TokenizedReviews:
         shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
         return TokenizedReviews(self.values[torch.arange(len(shift)) + shift], offsets, self.labels[rows])
 
+    def halves(self) -> "TokenizedReviews":
+        """Return the first and the second half of each review, as reviews of their own, without a label."""
+        middles = self.offsets[:-1] + self.lengths // 2
+        starts = torch.stack([self.offsets[:-1], middles], dim=1).flatten()
+        return TokenizedReviews(
+            self.values, torch.cat([starts, self.offsets[-1:]]), torch.full((len(starts),), torch.nan)
+        )
+
     def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
         """Return the ids of some reviews, padded at the end with 0, and their lengths.
 

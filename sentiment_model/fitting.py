@@ -78,9 +78,9 @@ def fit_model(
 
     With `config.pretraining_tokens`, the network starts from an encoder that has learned to predict the tokens of all
     these reviews. With `config.distillation`, it only teaches a smaller one, see :func:`student_of`, which takes its
-    embedding over as it is, and learns its probabilities of all these reviews: Hinton et al. (2015), "Distilling the
-    Knowledge in a Neural Network". The wide part has no part in that, since it stands beside the student too, and
-    learns from the labelled reviews alone.
+    embedding over as it is, and learns its probabilities of all these reviews and of their halves: Hinton et al.
+    (2015), "Distilling the Knowledge in a Neural Network". The wide part has no part in that, since it stands beside
+    the student too, and learns from the labelled reviews alone.
 
     Args:
         reviews: labelled reviews to train on.
@@ -140,10 +140,11 @@ def fit_model(
 
     if config.distillation:
         teacher = fit_network("teacher", reviews, model_config, start, steps)
-        answers = _answers(teacher, everything, validation, vocabulary_size, model_config, device)
+        questions = everything.join(everything.halves())
+        answers = _answers(teacher, questions, validation, vocabulary_size, model_config, device)
         model_config = student_of(model_config)
         start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
-        taught = replace(everything, labels=answers)
+        taught = replace(questions, labels=answers)
         result = fit_network("training", taught, model_config, start, steps + teacher.steps, fixed_embedding=True)
     else:
         result = fit_network("training", reviews, model_config, start, steps)

@@ -66,3 +66,13 @@ def test_sliced_frames_and_missing_labels() -> None:
 
 def test_no_reviews_are_no_batches() -> None:
     assert plan_batches(torch.tensor([], dtype=torch.int64), 100) == []
+
+
+@given(ids=REVIEWS)
+def test_halves_are_each_review_in_two(ids: list[list[int]]) -> None:
+    halves = tokenized(ids).halves()
+    expected = [half for tokens in ids for half in (tokens[: len(tokens) // 2], tokens[len(tokens) // 2 :])]
+    padded, lengths = halves.batch(torch.arange(len(halves)), 90)
+    assert lengths.tolist() == [max(1, len(half)) for half in expected]
+    assert [row[: len(half)] for row, half in zip(padded.tolist(), expected, strict=True)] == expected
+    assert bool(halves.labels.isnan().all())

@@ -70,7 +70,7 @@ def test_a_student_is_taught_with_unlabelled_reviews_whose_labels_are_not_read(t
     without = fit(tmp_path / "without", None, epochs=12)
     taught = fit(tmp_path / "taught", NO_LABELS, recorder, epochs=12)
     # In one epoch it learns from the many reviews what the few do not show it.
-    assert taught.history[0].validation_loss < 0.3 < 0.6 < without.history[0].validation_loss
+    assert taught.history[0].validation_loss < 0.7 * without.history[0].validation_loss
     wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels), epochs=12)
     assert all(wrong.weights[name].equal(tensor) for name, tensor in taught.weights.items())
     # Steps count on; epochs are counted in each phase.
@@ -104,7 +104,9 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     assert torch.equal(start["embedding.weight"], embedding)
     assert torch.equal(fitted.weights["recurrent.encoder.embedding.weight"], embedding)
     both = TRAIN.join(MORE)
+    both = both.join(both.halves())
     assert torch.equal(taught.values, both.values)
+    assert torch.equal(taught.offsets, both.offsets)
     network = SentimentNetwork(WORDS, MODEL).eval()
     network.load_state_dict(teacher.weights)
     with torch.no_grad():
