@@ -36,8 +36,8 @@ _STUDENT = {
 class PhaseObserver(Protocol):
     """Is told how all of it goes; called on the first process only."""
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        """Called after each optimizer step with the number of steps done, those of earlier phases included."""
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+        """Called after each optimizer step with the number of steps that the phase has done."""
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
         """Called after each epoch of a phase, with :class:`EpochMetrics` for all but pretraining."""
@@ -103,9 +103,8 @@ def fit_model(
     check_labels(reviews, validation)  # before an hour of pretraining
     everything = reviews if unlabelled is None else reviews.join(unlabelled)
     start: Mapping[str, Tensor] = {}
-    steps = 0
     if config.pretraining_tokens:
-        encoder = pretrain(
+        start = pretrain(
             everything,
             validation,
             vocabulary_size,
@@ -113,16 +112,14 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, "pretraining"),
-            observer=_PhaseReporter(observer, "pretraining", 0),
+            observer=_PhaseReporter(observer, "pretraining"),
         )
-        start, steps = encoder.weights, encoder.steps
 
     def fit_network(
         phase: Phase,
         learned_from: TokenizedReviews,
         architecture: ModelConfig,
         start: Mapping[str, Tensor],
-        steps: int,
         fixed_embedding: bool = False,
     ) -> TrainingResult:
         return train(
@@ -133,21 +130,21 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, phase),
-            observer=_PhaseReporter(observer, phase, steps),
+            observer=_PhaseReporter(observer, phase),
             pretrained=start,
             fixed_embedding=fixed_embedding,
         )
 
     if config.distillation:
-        teacher = fit_network("teacher", reviews, model_config, start, steps)
+        teacher = fit_network("teacher", reviews, model_config, start)
         questions = everything.join(everything.halves())
         answers = _answers(teacher, questions, validation, vocabulary_size, model_config, device)
         model_config = student_of(model_config)
         start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
         taught = replace(questions, labels=answers)
-        result = fit_network("training", taught, model_config, start, steps + teacher.steps, fixed_embedding=True)
+        result = fit_network("training", taught, model_config, start, fixed_embedding=True)
     else:
-        result = fit_network("training", reviews, model_config, start, steps)
+        result = fit_network("training", reviews, model_config, start)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
     wide = fit_ngrams(reviews, model_config.ngrams) if model_config.ngrams else None
@@ -170,15 +167,14 @@ def checkpoints(checkpoint: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _PhaseReporter:
-    """Tells the observer which phase it is, and numbers its steps after those of the phases before."""
+    """Tells the observer which phase it is."""
 
     observer: PhaseObserver | None
     phase: Phase
-    steps: int
 
     def on_step(self, step: int, total_steps: int, loss: float) -> None:
         if self.observer:
-            self.observer.on_step(step + self.steps, total_steps + self.steps, loss)
+            self.observer.on_step(self.phase, step, total_steps, loss)
 
     def on_epoch(self, metrics: PretrainingMetrics) -> None:
         if self.observer:

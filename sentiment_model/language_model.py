@@ -32,14 +32,6 @@ _LEARNING_RATE = 4e-3
 _DROPOUT = {"word_dropout": 0.0, "embedding_dropout": 0.1, "dropout": 0.1}
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """State of an encoder, and the number of steps that it took."""
-
-    weights: dict[str, Tensor]
-    steps: int
-
-
 def pretrain(
     reviews: TokenizedReviews,
     validation_reviews: TokenizedReviews,
@@ -50,7 +42,7 @@ def pretrain(
     device: torch.device,
     checkpoint: Path,
     observer: Observer | None = None,
-) -> Pretrained:
+) -> dict[str, Tensor]:
     """Train an encoder to predict the next token, until it has read about `config.pretraining_tokens`.
 
     Args:
@@ -62,6 +54,9 @@ def pretrain(
         device: where to compute.
         checkpoint: file from which an interrupted training resumes.
         observer: is told how it goes.
+
+    Returns:
+        the encoder's state.
 
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
@@ -88,7 +83,7 @@ def pretrain(
         observer=observer,
     )
     model.load_state_dict(trained.weights)
-    return Pretrained({name: tensor.cpu() for name, tensor in model.encoder.state_dict().items()}, trained.steps)
+    return {name: tensor.cpu() for name, tensor in model.encoder.state_dict().items()}
 
 
 @dataclass

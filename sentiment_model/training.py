@@ -60,7 +60,6 @@ class TrainingResult:
     weights: dict[str, Tensor]
     history: list[EpochMetrics]
     best_epoch: int
-    steps: int
     validation_logits: Tensor
 
 
@@ -71,7 +70,6 @@ class Trained:
     weights: dict[str, Tensor]
     history: list[dict[str, Any]]
     best_epoch: int
-    steps: int
 
 
 class Objective(Protocol):
@@ -211,7 +209,6 @@ def train(
         weights={name: tensor.cpu() for name, tensor in trained.weights.items()},
         history=[EpochMetrics(**metrics) for metrics in trained.history],
         best_epoch=trained.best_epoch,
-        steps=trained.steps,
         validation_logits=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
     )
 
@@ -312,7 +309,7 @@ class _Trainer:
         while self.progress.epoch < self.config.epochs and self.progress.finished_early < self.config.patience:
             self._run_epoch()
         progress = self.progress
-        return Trained(self.best, progress.history, progress.best_epoch, progress.step)
+        return Trained(self.best, progress.history, progress.best_epoch)
 
     def _batches(self, epoch: int) -> list[Batch]:
         seed = self.config.seed * 1_000_003 + epoch

@@ -156,7 +156,7 @@ def _pass_on(line: str, observer: PhaseObserver) -> str:
         return ""
     if "step" in message:
         observer.on_step(**message)
-    elif "phase" in message:
+    elif "metrics" in message:
         kind = PretrainingMetrics if message["phase"] == "pretraining" else EpochMetrics
         observer.on_epoch(message["phase"], kind(**message["metrics"]))
     return str(message.get("error", ""))
@@ -174,8 +174,8 @@ class _Reporter:
     beside the one that is started again.
     """
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        _tell_parent({"step": step, "total_steps": total_steps, "loss": loss})
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+        _tell_parent({"phase": phase, "step": step, "total_steps": total_steps, "loss": loss})
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
         _tell_parent({"phase": phase, "metrics": asdict(metrics)})

@@ -36,7 +36,7 @@ class _ProgressDisplay:
         self._line = self._bar.add_task("", total=None)
         self._artifact = cast(
             "UUID",  # the type checker also sees the coroutine that an async caller gets
-            create_progress_artifact(0.0, key="training-progress", description="Training steps done"),
+            create_progress_artifact(0.0, key="training-progress", description="Training"),
         )
         self._updated = 0.0
 
@@ -47,10 +47,11 @@ class _ProgressDisplay:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
-        self._bar.update(self._line, completed=step, total=total_steps, description=f"loss {loss:.3f}")
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+        name = phase.capitalize()
+        self._bar.update(self._line, completed=step, total=total_steps, description=f"{name}, loss {loss:.3f}")
         if time.monotonic() - self._updated > _SECONDS_BETWEEN_UPDATES:
-            update_progress_artifact(self._artifact, 100.0 * step / total_steps)
+            update_progress_artifact(self._artifact, 100.0 * step / total_steps, description=name)
             self._updated = time.monotonic()
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:

@@ -27,15 +27,15 @@ NO_LABELS = replace(MORE, labels=torch.full_like(MORE.labels, torch.nan))
 
 
 class Recorder:
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.steps: list[int] = []
+    def __init__(self, stop_at: tuple[Phase, int] | None = None) -> None:
+        self.steps: list[tuple[Phase, int]] = []
         self.epochs: dict[Phase, list[PretrainingMetrics]] = defaultdict(list)
         self.stop_at = stop_at
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
         assert step <= total_steps
-        self.steps.append(step)
-        if step == self.stop_at:
+        self.steps.append((phase, step))
+        if (phase, step) == self.stop_at:
             raise KeyboardInterrupt
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
@@ -73,8 +73,9 @@ def test_a_student_is_taught_with_unlabelled_reviews_whose_labels_are_not_read(t
     assert taught.history[0].validation_loss < 0.7 * without.history[0].validation_loss
     wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels), epochs=12)
     assert all(wrong.weights[name].equal(tensor) for name, tensor in taught.weights.items())
-    # Steps count on; epochs are counted in each phase.
-    assert recorder.steps == list(range(1, len(recorder.steps) + 1))
+    # Steps and epochs are counted in each phase.
+    numbers = [[step for of, step in recorder.steps if of == phase] for phase in ("teacher", "training")]
+    assert numbers == [list(range(1, len(steps) + 1)) for steps in numbers]
     teacher, student = recorder.epochs["teacher"], recorder.epochs["training"]
     assert teacher[0].epoch == student[0].epoch == 0
     assert taught.history == student
@@ -116,19 +117,18 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     assert taught.labels.std() > 0.1
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("stop_at", [("teacher", 5), ("training", 20)])
+def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, stop_at: tuple[Phase, int]) -> None:
     whole = Recorder()
     uninterrupted = fit(tmp_path / "whole", NO_LABELS, whole)
-    stop_at = round(share * len(whole.steps))
     stopped = Recorder(stop_at)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped)
     phases = [path.stem for path in checkpoints(tmp_path / "stopped" / "training.safetensors")]
-    assert phases == ["training-teacher", *(["training-training"] if share == 0.5 else [])]
+    assert phases == ["training-teacher", *(["training-training"] if stop_at[0] == "training" else [])]
     resumed = Recorder()
     again = fit(tmp_path / "stopped", NO_LABELS, resumed)
-    assert resumed.steps[0] >= stop_at
+    assert resumed.steps[0] == stop_at
     assert resumed.steps[-1] == whole.steps[-1]
     assert all(again.weights[name].equal(tensor) for name, tensor in uninterrupted.weights.items())
     assert again.temperature == uninterrupted.temperature
@@ -150,18 +150,21 @@ def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     fitted = fit(tmp_path / "pretrained", NO_LABELS, recorder, **changes)
     batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), CONFIG.tokens_per_batch))
     assert [metrics.epoch for metrics in recorder.epochs["pretraining"]] == [0, 1]
-    assert recorder.steps == list(range(1, len(recorder.steps) + 1))
-    assert len(recorder.steps) == 2 * batches + 4 * len(plan_batches(TRAIN.lengths, CONFIG.tokens_per_batch))
+    steps = 4 * len(plan_batches(TRAIN.lengths, CONFIG.tokens_per_batch))
+    assert recorder.steps == [
+        *[("pretraining", step + 1) for step in range(2 * batches)],
+        *[("training", step + 1) for step in range(steps)],
+    ]
     assert [metrics.epoch for metrics in fitted.history] == list(range(4))
     fresh = fit(tmp_path / "fresh", None)
     assert fitted.history[0].train_loss != fresh.history[0].train_loss
     # Stopped in the first network, the second start pretrains no more.
-    stopped, again = Recorder(stop_at=2 * batches + 3), Recorder()
+    stopped, again = Recorder(stop_at=("training", 3)), Recorder()
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped, **changes)
     resumed = fit(tmp_path / "stopped", NO_LABELS, again, **changes)
     assert again.epochs["pretraining"] == []
-    assert again.steps[0] == 2 * batches + 3
+    assert again.steps[0] == ("training", 3)
     assert all(resumed.weights[name].equal(tensor) for name, tensor in fitted.weights.items())
 
 

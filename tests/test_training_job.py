@@ -40,7 +40,7 @@ class Recorder:
         self.teacher: list[EpochMetrics] = []
         self.pretraining: list[PretrainingMetrics] = []
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
         self.losses.append(loss)
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
@@ -172,7 +172,7 @@ import os, signal, sys
 from sentiment_model.store import DatasetWriter
 from sentiment_model.training_job import TrainingJob, write_model
 class KillAtStep:
-    def on_step(self, step, total_steps, loss):
+    def on_step(self, phase, step, total_steps, loss):
         if step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
     def on_epoch(self, phase, metrics):
