@@ -70,7 +70,7 @@ class StandardLayer(nn.Module):
 
 def _layer(cell: str, input_size: int, hidden_size: int, depth: int) -> nn.Module:
     if cell == "qrnn" and depth:
-        return QRNNLayer(input_size, hidden_size, window=1)  # its inputs are states, which know of those before
+        return QRNNLayer(input_size, hidden_size, window=1)  # its inputs are outputs, which know of those before
     if cell in _PARALLEL_CELLS:
         return _PARALLEL_CELLS[cell](input_size, hidden_size)
     return StandardLayer(cell, input_size, hidden_size)
