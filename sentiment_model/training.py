@@ -27,6 +27,8 @@ from sentiment_model.errors import ModelError, QualityError
 from sentiment_model.inference import autocast, predict_logits
 from sentiment_model.network import SentimentNetwork
 
+_determinism: Any = torch.utils.deterministic  # its types leave out its one setting
+
 Phase = Literal["pretraining", "teacher", "training"]
 """What is trained: an encoder; a network that only teaches another; the network that is kept."""
 
@@ -417,8 +419,7 @@ class _Trainer:
             self.network.load_state_dict(groups["network"])
             for name, parameter in self.learned.items():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
-                    value = tensors[f"optimizer.{key}.{name}"]
-                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(self.device)
+                    self.optimizer.state[parameter][key] = tensors[f"optimizer.{key}.{name}"].to(self.device)
             if self.averaged:
                 self.averaged.module.load_state_dict(groups["averaged"])
                 self.averaged.n_averaged.copy_(tensors["averaged_updates"])
@@ -435,13 +436,17 @@ class _deterministic:  # noqa: N801 - reads as the context manager it is
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.before = torch.are_deterministic_algorithms_enabled()
+        self.before = torch.are_deterministic_algorithms_enabled(), _determinism.fill_uninitialized_memory
 
     def __enter__(self) -> None:
         torch.set_flush_denormal(True)
         if self.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it sums may differ from run to run
             torch.use_deterministic_algorithms(True, warn_only=True)
+            # All that is computed here writes to new memory before it reads from it; to fill it first takes time.
+            _determinism.fill_uninitialized_memory = False
 
     def __exit__(self, *exception: object) -> None:
         torch.set_flush_denormal(False)
-        torch.use_deterministic_algorithms(self.before)
+        torch.use_deterministic_algorithms(self.before[0])
+        _determinism.fill_uninitialized_memory = self.before[1]
