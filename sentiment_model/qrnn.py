@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentiment_model.scan import recur, recur_back, state_dtype
+from sentiment_model.scan import has_kernels, recur, recur_back, state_dtype
 
 _CACHED = 40 * 1024  # outputs of the steps that are computed together
 
@@ -48,6 +48,8 @@ class QRNNLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs h of every step, in the precision of the matrix product; states are at least float32."""
+        if has_kernels(x):
+            return self._forward_by_kernels(x)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if torch.is_grad_enabled():
@@ -70,7 +72,19 @@ class QRNNLayer(nn.Module):
             found[first - steps.start :] += F.embedding(ids[first - 1 : steps.stop - 1], before)
             return found
 
+        if has_kernels(here):
+            from sentiment_model import scan_cuda
+
+            return scan_cuda.output_gated_scan(logits(slice(0, len(ids))))
         return _gate(logits, here.new_empty(*ids.shape, here.shape[1] // 3))
+
+    def _forward_by_kernels(self, x: Tensor) -> Tensor:
+        from sentiment_model import scan_cuda
+
+        if self.gates.in_features > x.shape[2]:
+            before = F.pad(x, (0, 0, 0, 0, 1, 0))[:-1]
+            x = torch.cat([x, before], dim=-1)
+        return scan_cuda.output_gated_scan(self.gates(x))
 
 
 class _QRNN(torch.autograd.Function):

@@ -6,10 +6,13 @@ Only this line, element by element, goes from step to step; whatever makes the g
 takes all steps at once, as a matrix product.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_HAS_TRITON = find_spec("triton") is not None  # comes with PyTorch for CUDA, but not on Windows
 
 
 def scan(update_logits: Tensor, candidate: Tensor) -> Tensor:
@@ -19,12 +22,21 @@ def scan(update_logits: Tensor, candidate: Tensor) -> Tensor:
         update_logits: logits of the gate z, shape (time, batch, hidden_size).
         candidate: candidates c, of the same shape; may be overwritten where no gradient is recorded.
     """
+    if has_kernels(candidate):
+        from sentiment_model import scan_cuda
+
+        return scan_cuda.scan(update_logits, candidate)
     dtype = state_dtype(candidate.dtype)
     update_logits, candidate = update_logits.to(dtype), candidate.to(dtype)
     if torch.is_grad_enabled():
         states: Tensor = _Scan.apply(update_logits, candidate)  # type: ignore[no-untyped-call]
         return states
     return recur(torch.sigmoid(update_logits), candidate, out=candidate)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Return whether a tensor is where :mod:`sentiment_model.scan_cuda` can be imported and used."""
+    return x.is_cuda and _HAS_TRITON
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import faults, peers, plain, quality, speed
+from benchmarks import faults, gpu, peers, plain, quality, speed
 from benchmarks.data import Split
 from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
@@ -208,3 +208,11 @@ def test_faults_kill_as_often_as_told(tmp_path: Path) -> None:
     assert {process for _, process in kills} == {"flow", "worker", "all"}
     assert all(played["rows"] == rounds[0]["rows"] > 2000 for played in rounds)
     assert "| 0 | 0 | 0 | 0 |" in (tmp_path / "faults.md").read_text()
+
+
+def test_steps_on_a_gpu_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "_STEPS", 1)
+    assert gpu.main(["--device", "cpu", "--tokens", "256", "--rounds", "1"]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
+    assert [row[1].strip() for row in rows] == list(gpu.contestants())
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[3:6])
