@@ -23,13 +23,24 @@ NEGATIVES = 1024
 """Draws of tokens that the next one is told from; what is drawn twice counts once."""
 
 _SMOOTHING = 0.75  # of the tokens' frequencies, as in Mikolov et al. (2013)
-_ROWS = 512  # predictions at a time, so that their logits stay in a core's cache
+_ROWS = 512  # predictions that a CPU computes at a time, so that their logits stay in a core's cache
 _LARGEST_MARGIN = 40.0  # of a logit over the right one; exp of it is far below infinity
 _VALIDATION_REVIEWS = 500
 _VALIDATION_TOKENS = 8192
-_LEARNING_RATE = 4e-3
-# Of so many tokens none is seen often; what keeps a classifier from learning few reviews by heart would only blur them.
-_DROPOUT = {"word_dropout": 0.0, "embedding_dropout": 0.1, "dropout": 0.1}
+_MOST_STEPS = 8192  # more tokens are read in larger batches
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How tokens are learned from; the shares are of dropout, of which a classifier of few reviews wants far more."""
+
+    learning_rate: float
+    dropout: float
+
+
+_FEW_PASSES = 5
+_FEW = _Recipe(learning_rate=4e-3, dropout=0.1)  # no token is seen often: dropout would only blur it
+_MANY = _Recipe(learning_rate=3e-3, dropout=0.2)  # of 15 passes, the last ones would be learned by heart
 
 
 def pretrain(
@@ -63,9 +74,12 @@ def pretrain(
     """
     budget, tokens = config.pretraining_tokens, len(reviews.values)
     reviews = reviews.take(torch.arange(0, len(reviews), max(1, round(tokens / budget))))  # evenly spaced
+    passes = max(1, round(budget / tokens))
+    recipe = _FEW if passes <= _FEW_PASSES else _MANY
     torch.manual_seed(config.seed)
     frequencies = torch.bincount(reviews.values, minlength=vocabulary_size)
-    encoder = Encoder(vocabulary_size, model_config.model_copy(update=_DROPOUT))
+    dropout = {"word_dropout": 0.0, "embedding_dropout": recipe.dropout, "dropout": recipe.dropout}
+    encoder = Encoder(vocabulary_size, model_config.model_copy(update=dropout))
     model = LanguageModel(encoder, frequencies).to(device)
     every = -(-len(validation_reviews) // _VALIDATION_REVIEWS)
     some = validation_reviews.take(torch.arange(0, len(validation_reviews), every))
@@ -73,8 +87,9 @@ def pretrain(
         _NextToken(model, reviews, some, config.seed, device),
         config.model_copy(
             update={
-                "epochs": max(1, round(budget / tokens)),
-                "learning_rate": _LEARNING_RATE,
+                "epochs": passes,
+                "tokens_per_batch": max(config.tokens_per_batch, budget // _MOST_STEPS),
+                "learning_rate": recipe.learning_rate,
                 "ema_decay": 0.0,  # in so few steps the average lags behind
             }
         ),
@@ -202,8 +217,9 @@ class _SampledSoftmax(torch.autograd.Function):
         right_logits = (x * right).sum(dim=1) + right_bias
         gradient_x, gradient_drawn = torch.empty_like(x), torch.zeros_like(drawn)
         missed = torch.empty_like(right_logits)
-        for start in range(0, len(x), _ROWS):
-            rows = slice(start, start + _ROWS)
+        rows_at_once = _ROWS if device == "cpu" else max(1, len(x))
+        for start in range(0, len(x), rows_at_once):
+            rows = slice(start, start + rows_at_once)
             logits = torch.addmm(low_bias, low_x[rows], low_drawn.t()).to(x.dtype)
             odds = logits.sub_(right_logits[rows].unsqueeze(1)).clamp_(max=_LARGEST_MARGIN).exp_()
             (among,) = torch.nonzero(places[rows] >= 0, as_tuple=True)

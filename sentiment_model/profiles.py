@@ -27,16 +27,16 @@ PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         },
         "train": {"epochs": 3, "pretraining_tokens": 55_000_000, "distillation": True},
     },
-    # cuDNN's persistent kernels take sizes that are multiples of 128.
     "gpu": {
-        "tokenize": {"max_vocabulary": 50_000},
-        "model": {"cell": "lstm", "layers": 2, "hidden_size": 512, "embedding_size": 256},
-        "train": {
-            "epochs": 12,
-            "learning_rate": 1e-3,
-            "tokens_per_batch": 65_536,
-            "patience": 3,
-            "pretraining_tokens": 100_000_000,
+        "tokenize": {"max_vocabulary": 40_000},
+        "model": {
+            "cell": "qrnn",
+            "layers": 3,
+            "hidden_size": 1152,
+            "embedding_size": 384,
+            "word_dropout": 0.2,
+            "dropout": 0.3,
         },
+        "train": {"learning_rate": 2e-3, "pretraining_tokens": 280_000_000},
     },
 }

@@ -27,7 +27,7 @@ from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, ope
 from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics, choose_device, count_cores
 from sentiment_model.vocabulary import Vocabulary
 
-TRAIN = Stage("train", 8)
+TRAIN = Stage("train", 9)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often

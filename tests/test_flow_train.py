@@ -126,7 +126,7 @@ def test_a_test_set_of_its_own(reviews: Path, settings_in: Path, prefect_server:
 
 @pytest.mark.parametrize(
     ("profile", "cell", "is_taught"),
-    [("nightly", "mingru", True), pytest.param("gpu", "lstm", False, marks=pytest.mark.slow)],
+    [("nightly", "mingru", True), pytest.param("gpu", "qrnn", False, marks=pytest.mark.slow)],
 )
 def test_profiles_that_learn_from_unlabelled_reviews(
     profile: str, cell: str, is_taught: bool, reviews: Path, settings_in: Path, prefect_server: None

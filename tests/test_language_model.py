@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sentiment_model import language_model
 from sentiment_model.batching import TokenizedReviews, plan_batches
 from sentiment_model.config import Cell, ModelConfig, TrainConfig
 from sentiment_model.language_model import LanguageModel, _SampledSoftmax, pretrain
@@ -125,3 +126,34 @@ def test_a_budget_below_one_pass_takes_a_part_of_the_reviews(tmp_path: Path) -> 
     part = reviews.take(torch.arange(0, 400, 4))
     assert len(recorder.epochs) == 1
     assert len(recorder.steps) == len(plan_batches(part.lengths, config.tokens_per_batch))
+
+
+def test_a_large_budget_takes_larger_batches_in_place_of_more_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews, recorder = counting(400, 0), Recorder()
+    config = CONFIG.model_copy(update={"pretraining_tokens": 2 * len(reviews.values)})
+    monkeypatch.setattr(language_model, "_MOST_STEPS", 10)
+    path = tmp_path / "c.safetensors"
+    pretrain(reviews, counting(50, 1), WORDS, MODEL, config, device=CPU, checkpoint=path, observer=recorder)
+    assert len(recorder.epochs) == 2
+    assert len(recorder.steps) == 2 * len(plan_batches(reviews.lengths, config.pretraining_tokens // 10))
+    assert len(plan_batches(reviews.lengths, config.tokens_per_batch)) > 50
+
+
+def test_many_passes_drop_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews, seen = counting(50, 0), list[float]()
+
+    class Watched(Encoder):
+        def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+            super().__init__(vocabulary_size, config)
+            assert config.dropout == config.embedding_dropout
+            seen.append(config.dropout)
+
+    monkeypatch.setattr(language_model, "Encoder", Watched)
+    for passes in (1, 15):
+        config = CONFIG.model_copy(update={"pretraining_tokens": passes * len(reviews.values)})
+        pretrain(
+            reviews, counting(9, 1), WORDS, MODEL, config, device=CPU, checkpoint=tmp_path / f"{passes}.safetensors"
+        )
+    assert seen == [0.1, 0.2]
