@@ -4,6 +4,7 @@ Every source of randomness is a function of (seed, position): batch order of (se
 rank). A training that resumes from a checkpoint therefore ends with the same weights as one that was never stopped.
 """
 
+import copy
 import math
 import os
 import time
@@ -17,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sentiment_model.batching import Batch, TokenizedReviews, plan_batches
 from sentiment_model.calibration import fit_temperature
@@ -287,12 +288,13 @@ class _Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.observer = observer if self.rank == 0 else None
-        self.averaged = (
-            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))  # type: ignore[no-untyped-call]
-            if config.ema_decay
-            else None
-        )
         self.learned = {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
+        # The network whose weights are validated and kept. What is not learned is the same in both.
+        self.kept = self.network
+        if config.ema_decay:
+            fixed = {id(weight): weight for weight in self.network.parameters() if not weight.requires_grad}
+            self.kept = copy.deepcopy(self.network, fixed)
+        self.averaged = {name: weight for name, weight in self.kept.named_parameters() if weight.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.learned.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -345,7 +347,7 @@ class _Trainer:
         progress.history.append(metrics)
         if metrics["validation_loss"] < progress.best_loss:
             progress.best_loss, progress.best_epoch = metrics["validation_loss"], progress.epoch
-            self.best = {name: tensor.clone() for name, tensor in self._kept().state_dict().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
         progress.epoch += 1
         progress.batch = progress.losses = progress.tokens = 0
         progress.loss_sum = progress.seconds = 0.0
@@ -370,8 +372,8 @@ class _Trainer:
         torch.autograd.backward(loss * self.world)
         nn.utils.clip_grad_norm_(self.learned.values(), self.config.clip_norm)
         self.optimizer.step()
-        if self.averaged:
-            self.averaged.update_parameters(self.network)
+        if self.config.ema_decay:
+            self._average()
         total = loss.detach()
         if self.world > 1:
             dist.all_reduce(total)
@@ -383,14 +385,19 @@ class _Trainer:
 
     def _validate(self) -> dict[str, float]:
         """Return the kept network's figures; one process computes them, and all go by them."""
-        figures = [self.objective.validate(self._kept()) if self.rank == 0 else {}]
+        figures = [self.objective.validate(self.kept) if self.rank == 0 else {}]
         if self.world > 1:
             dist.broadcast_object_list(figures, 0, device=self.device)
         return figures[0]
 
-    def _kept(self) -> nn.Module:
-        """The network whose weights are validated and kept."""
-        return self.averaged.module if self.averaged else self.network
+    def _average(self) -> None:
+        averaged: list[Tensor] = list(self.averaged.values())
+        learned = [weight.detach() for weight in self.learned.values()]
+        if self.progress.step:
+            get_ema_multi_avg_fn(self.config.ema_decay)(averaged, learned, self.progress.step)  # type: ignore[no-untyped-call]
+        else:
+            for average, weight in zip(averaged, learned, strict=True):
+                average.detach().copy_(weight)
 
     def _save(self) -> None:
         if self.rank:
@@ -400,9 +407,8 @@ class _Trainer:
         for name, parameter in self.learned.items():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        if self.averaged:
-            tensors |= {f"averaged.{name}": value for name, value in self.averaged.module.state_dict().items()}
-            tensors["averaged_updates"] = self.averaged.n_averaged
+        if self.config.ema_decay:
+            tensors |= {f"averaged.{name}": weight for name, weight in self.averaged.items()}
         save_checkpoint(self.checkpoint, tensors, asdict(self.progress))
 
     def _resume(self) -> None:
@@ -420,9 +426,8 @@ class _Trainer:
             for name, parameter in self.learned.items():
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     self.optimizer.state[parameter][key] = tensors[f"optimizer.{key}.{name}"].to(self.device)
-            if self.averaged:
-                self.averaged.module.load_state_dict(groups["averaged"])
-                self.averaged.n_averaged.copy_(tensors["averaged_updates"])
+            if self.config.ema_decay:
+                self.kept.load_state_dict({**groups["network"], **groups["averaged"]})
         except (RuntimeError, KeyError) as error:
             raise ModelError(
                 f"checkpoint {self.checkpoint} is of another network; delete it to start the training anew"

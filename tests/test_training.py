@@ -6,15 +6,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.checkpoint import load_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.network import SentimentNetwork
 from sentiment_model.training import (
     EpochMetrics,
     PretrainingMetrics,
     TrainingResult,
+    _Classification,
+    _Trainer,
     choose_device,
     learning_rate,
     train,
@@ -104,6 +108,50 @@ def test_interrupted_training_ends_the_same(stop_at: int, unbroken: TrainingResu
     assert result.weights.keys() == unbroken.weights.keys()
     for name, tensor in result.weights.items():
         assert torch.equal(tensor, unbroken.weights[name]), name
+
+
+def test_a_fixed_embedding_stays_as_it_is(tmp_path: Path) -> None:
+    """It is in no average and no moment of the optimizer, and an interrupted training ends the same without them."""
+    embedding = torch.randn(VOCABULARY, MODEL.embedding_size)
+
+    def run_fixed(name: str, observer: Recorder | None = None) -> TrainingResult:
+        return train(
+            TRAIN,
+            VALIDATION,
+            VOCABULARY,
+            MODEL,
+            CONFIG,
+            device=CPU,
+            checkpoint=tmp_path / name,
+            observer=observer,
+            pretrained={"embedding.weight": embedding},
+            fixed_embedding=True,
+        )
+
+    whole = run_fixed("whole")
+    with pytest.raises(InterruptedError):
+        run_fixed("stopped", Recorder(stop_at=17))
+    saved = load_checkpoint(tmp_path / "stopped")
+    assert saved
+    name = "encoder.embedding.weight"
+    assert [key for key in saved[0] if key.endswith(name)] == [f"network.{name}"]
+    resumed = run_fixed("stopped")
+    assert torch.equal(resumed.weights[name], embedding)
+    for key, tensor in whole.weights.items():
+        assert torch.equal(resumed.weights[key], tensor), key
+
+
+def test_kept_weights_are_the_moving_average_of_the_learned_ones(tmp_path: Path) -> None:
+    objective = _Classification(SentimentNetwork(VOCABULARY, MODEL), TRAIN, VALIDATION, CONFIG.tokens_per_batch, CPU)
+    trainer = _Trainer(objective, CONFIG, CPU, tmp_path / "c.safetensors", None)
+    expected = torch.tensor([])
+    for step, batch in enumerate(trainer._batches(0)[:5]):
+        trainer.progress.step = step
+        trainer._step(batch, len(batch.rows))
+        learned = parameters_to_vector(objective.network.parameters())
+        expected = CONFIG.ema_decay * expected + (1 - CONFIG.ema_decay) * learned if step else learned
+    torch.testing.assert_close(parameters_to_vector(trainer.kept.parameters()), expected)
+    assert not torch.allclose(expected, learned, atol=1e-4)
 
 
 def test_finished_training_is_not_repeated(unbroken: TrainingResult, tmp_path: Path) -> None:
