@@ -7,7 +7,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-faults lock clean
+.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -47,6 +47,9 @@ bench-speed: .venv/benchmarks
 
 bench-bulk: .venv/benchmarks
 	$(BIN)/python -m benchmarks.bulk $(ARGS)
+
+bench-gpu: .venv/benchmarks
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench-faults: .venv/benchmarks
 	$(BIN)/python -m benchmarks.faults $(ARGS)
