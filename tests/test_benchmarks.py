@@ -210,6 +210,7 @@ def test_faults_kill_as_often_as_told(tmp_path: Path) -> None:
     assert "| 0 | 0 | 0 | 0 |" in (tmp_path / "faults.md").read_text()
 
 
+@pytest.mark.slow
 def test_steps_on_a_gpu_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(gpu, "_STEPS", 1)
     assert gpu.main(["--device", "cpu", "--tokens", "256", "--rounds", "1"]) == 0

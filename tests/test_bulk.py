@@ -370,7 +370,10 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
-    [("e.csv", "body\nno column named text\n", "body"), ("e.parquet", "PAR1 and no more", "is damaged")],
+    [
+        pytest.param("e.csv", "body\nno column named text\n", "body", marks=pytest.mark.slow),
+        ("e.parquet", "PAR1 and no more", "is damaged"),
+    ],
 )
 def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(
     name: str, content: str, reason: str, champion: Tracker, inbox: Path
@@ -440,6 +443,7 @@ def test_a_run_that_died_between_cancelling_and_planning_anew_is_completed(
     assert len(table.plans()) == 2
 
 
+@pytest.mark.slow
 def test_a_run_has_the_rows_of_a_shard_that_another_run_cancels(
     champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -312,6 +312,7 @@ def test_the_flow_completes_where_the_files_of_an_inbox_have_no_rows(
         score(run_on(folder / "a.csv"))
 
 
+@pytest.mark.slow
 def test_runs_are_named_by_files_and_model(champion: Path, folder: Path) -> None:
     def name(**options: object) -> str:
         flow_run = score(run_on(folder, **options), return_state=True).state_details.flow_run_id
