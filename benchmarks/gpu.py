@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
 
 import torch
 from torch import nn
 
+from benchmarks.speed import rounds
+from benchmarks.table import Table
 from sentiment_model import scan
 from sentiment_model.config import ModelConfig, TrainingRun
 from sentiment_model.fitting import student_of
@@ -96,19 +97,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     device = choose_device(options.device)
-    sys.stdout.write(
-        f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'}, {torch.__version__}\n\n"
-    )
-    sys.stdout.write(
-        "| step | tokens | with kernels (tokens/s) | without | ratio |\n| --- | ---: | ---: | ---: | ---: |\n"
-    )
+    rows = []
     for (name, make), tokens in itertools.product(contestants().items(), options.tokens):
-        step = step_of(make(), tokens, device)
-        drawn = [
-            [seconds_of(step, device, kernels=kernels) for kernels in (True, False)] for _ in range(options.rounds)
-        ]
-        ours, loop = (median(seconds) for seconds in zip(*drawn, strict=True))
-        sys.stdout.write(f"| {name} | {tokens:,} | {tokens / ours:,.0f} | {tokens / loop:,.0f} | {loop / ours:.1f} |\n")
+        measure = partial(seconds_of, step_of(make(), tokens, device), device)
+        ways: dict[str, Callable[[], float]] = {
+            "kernels": partial(measure, kernels=True),
+            "loop": partial(measure, kernels=False),
+        }
+        ours, loop = rounds(ways, options.rounds).values()
+        rows.append([name, f"{tokens:,}", f"{tokens / ours:,.0f}", f"{tokens / loop:,.0f}", f"{loop / ours:.1f}"])
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    columns = ["step", "tokens", "with kernels (tokens/s)", "without", "ratio"]
+    sys.stdout.write(Table(f"Training steps on {where}, PyTorch {torch.__version__}", columns, rows).markdown())
     return 0
 
 

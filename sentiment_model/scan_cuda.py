@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sentiment_model.scan import state_dtype
+
 _BLOCK = 128  # units that a program computes
 _WARPS = 2  # two units a thread, since less than four bytes cannot be fetched ahead
 _STAGES = 4  # steps whose numbers are on their way from memory at the same time
@@ -38,7 +40,7 @@ class _Gates(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         update, candidate, output = _split(tensors)
-        dtype = torch.promote_types(update.dtype, torch.float32)
+        dtype = state_dtype(update.dtype)
         out = update.new_empty(update.shape, dtype=dtype if output is None else update.dtype)
         kept = output is not None and any(ctx.needs_input_grad)
         states = update.new_empty(update.shape, dtype=dtype) if kept else None
