@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from test_language_model import counting
-from test_network import CELLS, LENGTHS, layer_of, random_batch
-from test_training import CONFIG, MODEL, TRAIN, VALIDATION, VOCABULARY, Recorder
+from test_network import CELLS, LENGTHS, layer_of, random_batch, slow_layer
+from test_training import MODEL, TRAIN, VALIDATION, VOCABULARY, Recorder, assert_same_weights, run
 from torch import Tensor, nn
 
 from sentiment_model.batching import TokenizedReviews
@@ -18,7 +18,7 @@ from sentiment_model.language_model import LanguageModel
 from sentiment_model.mingru import MinGRULayer
 from sentiment_model.network import Encoder, SentimentNetwork
 from sentiment_model.qrnn import QRNNLayer
-from sentiment_model.training import TrainingResult, choose_device, train
+from sentiment_model.training import choose_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -52,17 +52,8 @@ def test_states_and_gradients_are_those_of_the_cpu() -> None:
 
 @pytest.mark.parametrize("kind", [MinGRULayer, QRNNLayer])
 def test_a_state_that_changes_slowly_does_not_stand_still_in_bfloat16(kind: type[MinGRULayer | QRNNLayer]) -> None:
-    layer = kind(6, 5)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.zero_()
-        if isinstance(layer, QRNNLayer):
-            layer.gates.bias.copy_(torch.tensor([-7.0, 8.0, 8.0]).repeat_interleave(5))
-        else:
-            layer.update.bias.fill_(-7.0)
-            layer.candidate.bias.fill_(1.0)
     with autocast(GPU):
-        outputs = layer.to(GPU)(torch.randn(3000, 1, 6, device=GPU))
+        outputs = slow_layer(kind).to(GPU)(torch.randn(3000, 1, 6, device=GPU))
     torch.testing.assert_close(outputs[-1].float().cpu(), torch.full((1, 5), 0.935), rtol=0, atol=5e-3)
 
 
@@ -88,20 +79,13 @@ def test_logits_are_those_of_the_cpu(cell: Cell) -> None:
 @pytest.mark.parametrize("cell", ["lstm", "mingru", "qrnn"])
 def test_training_learns_and_resumes_to_the_same_weights(cell: Cell, tmp_path: Path) -> None:
     model = MODEL.model_copy(update={"cell": cell})
-
-    def run(name: str, observer: Recorder | None = None) -> TrainingResult:
-        path = tmp_path / f"{name}.safetensors"
-        return train(TRAIN, VALIDATION, VOCABULARY, model, CONFIG, device=GPU, checkpoint=path, observer=observer)
-
-    whole = run("whole")
+    whole = run(tmp_path / "whole", model=model, device=GPU)
     assert whole.history[whole.best_epoch].validation_accuracy > 0.8
     with pytest.raises(InterruptedError):
-        run("stopped", Recorder(stop_at=30))
-    resumed = run("stopped")
-    assert resumed.weights.keys() == whole.weights.keys()
-    for name, tensor in whole.weights.items():
-        assert tensor.device.type == "cpu"
-        assert torch.equal(resumed.weights[name], tensor), name
+        run(tmp_path / "stopped", observer=Recorder(stop_at=30), model=model, device=GPU)
+    resumed = run(tmp_path / "stopped", model=model, device=GPU)
+    assert {tensor.device.type for tensor in whole.weights.values()} == {"cpu"}
+    assert_same_weights(resumed, whole)
 
 
 def test_the_loss_of_pretraining_is_that_of_the_cpu() -> None:

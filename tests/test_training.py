@@ -67,9 +67,32 @@ class Recorder:
 
 
 def run(
-    checkpoint: Path, config: TrainConfig = CONFIG, observer: Recorder | None = None, model: ModelConfig = MODEL
+    checkpoint: Path,
+    config: TrainConfig = CONFIG,
+    observer: Recorder | None = None,
+    model: ModelConfig = MODEL,
+    device: torch.device = CPU,
+    fixed: torch.Tensor | None = None,
 ) -> TrainingResult:
-    return train(TRAIN, VALIDATION, VOCABULARY, model, config, device=CPU, checkpoint=checkpoint, observer=observer)
+    """Train; a `fixed` embedding stays as it is."""
+    return train(
+        TRAIN,
+        VALIDATION,
+        VOCABULARY,
+        model,
+        config,
+        device=device,
+        checkpoint=checkpoint,
+        observer=observer,
+        pretrained=None if fixed is None else {"embedding.weight": fixed},
+        fixed_embedding=fixed is not None,
+    )
+
+
+def assert_same_weights(one: TrainingResult, other: TrainingResult) -> None:
+    assert one.weights.keys() == other.weights.keys()
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
 
 
 def without_times(history: list[EpochMetrics]) -> list[EpochMetrics]:
@@ -105,40 +128,22 @@ def test_interrupted_training_ends_the_same(stop_at: int, unbroken: TrainingResu
     # The checkpoint of the interrupted step was not written, so exactly that step is repeated.
     assert resumed.steps[0] == stop_at
     assert without_times(result.history) == without_times(unbroken.history)
-    assert result.weights.keys() == unbroken.weights.keys()
-    for name, tensor in result.weights.items():
-        assert torch.equal(tensor, unbroken.weights[name]), name
+    assert_same_weights(result, unbroken)
 
 
 def test_a_fixed_embedding_stays_as_it_is(tmp_path: Path) -> None:
     """It is in no average and no moment of the optimizer, and an interrupted training ends the same without them."""
     embedding = torch.randn(VOCABULARY, MODEL.embedding_size)
-
-    def run_fixed(name: str, observer: Recorder | None = None) -> TrainingResult:
-        return train(
-            TRAIN,
-            VALIDATION,
-            VOCABULARY,
-            MODEL,
-            CONFIG,
-            device=CPU,
-            checkpoint=tmp_path / name,
-            observer=observer,
-            pretrained={"embedding.weight": embedding},
-            fixed_embedding=True,
-        )
-
-    whole = run_fixed("whole")
+    whole = run(tmp_path / "whole", fixed=embedding)
     with pytest.raises(InterruptedError):
-        run_fixed("stopped", Recorder(stop_at=17))
+        run(tmp_path / "stopped", observer=Recorder(stop_at=17), fixed=embedding)
     saved = load_checkpoint(tmp_path / "stopped")
     assert saved
     name = "encoder.embedding.weight"
     assert [key for key in saved[0] if key.endswith(name)] == [f"network.{name}"]
-    resumed = run_fixed("stopped")
+    resumed = run(tmp_path / "stopped", fixed=embedding)
     assert torch.equal(resumed.weights[name], embedding)
-    for key, tensor in whole.weights.items():
-        assert torch.equal(resumed.weights[key], tensor), key
+    assert_same_weights(resumed, whole)
 
 
 def test_kept_weights_are_the_moving_average_of_the_learned_ones(tmp_path: Path) -> None:
