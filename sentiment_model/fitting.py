@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.calibration import Floats, fit_combination, fit_temperature
+from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.inference import predict_logits
 from sentiment_model.language_model import pretrain
@@ -36,11 +37,14 @@ _STUDENT = {
 class PhaseObserver(Protocol):
     """Is told how all of it goes; called on the first process only."""
 
-    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
-        """Called after each optimizer step with the number of steps that the phase has done."""
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float | None) -> None:
+        """Called after each step of a phase with the number of steps done: of the optimizer, or batches of answers.
+
+        Answers have no loss.
+        """
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
-        """Called after each epoch of a phase, with :class:`EpochMetrics` for all but pretraining."""
+        """Called after each epoch of a training, with :class:`EpochMetrics` for all but pretraining."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,16 @@ def fit_model(
     if config.distillation:
         teacher = fit_network("teacher", reviews, model_config, start)
         questions = everything.join(everything.halves())
-        answers = _answers(teacher, questions, validation, vocabulary_size, model_config, device)
+        answers = _answers(
+            teacher,
+            questions,
+            validation,
+            vocabulary_size,
+            model_config,
+            device=device,
+            checkpoint=_phase_checkpoint(checkpoint, "answers"),
+            observer=_PhaseReporter(observer, "answers"),
+        )
         model_config = student_of(model_config)
         start = {"embedding.weight": teacher.weights["encoder.embedding.weight"]}
         taught = replace(questions, labels=answers)
@@ -176,6 +189,10 @@ class _PhaseReporter:
         if self.observer:
             self.observer.on_step(self.phase, step, total_steps, loss)
 
+    def on_batch(self, done: int, batches: int) -> None:
+        if self.observer:
+            self.observer.on_step(self.phase, done, batches, None)
+
     def on_epoch(self, metrics: PretrainingMetrics) -> None:
         if self.observer:
             self.observer.on_epoch(self.phase, metrics)
@@ -211,17 +228,30 @@ def _answers(
     validation: TokenizedReviews,
     vocabulary_size: int,
     config: ModelConfig,
+    *,
     device: torch.device,
+    checkpoint: Path,
+    observer: "_PhaseReporter",
 ) -> Tensor:
-    """Return the teacher's calibrated probabilities, float32, shape (reviews,); each process computes its share."""
+    """Return the teacher's calibrated probabilities, float32, shape (reviews,); each process computes its share.
+
+    They are kept in a checkpoint, so that a training that stops later does not ask again.
+    """
+    if saved := load_checkpoint(checkpoint):
+        return saved[0]["answers"]
     network = SentimentNetwork(vocabulary_size, config).to(device)
     network.load_state_dict(teacher.weights)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     share = torch.arange(rank, len(reviews), world)
     temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
     answers = torch.zeros(len(reviews), device=device)
-    logits = predict_logits(network, reviews.take(share), _TOKENS_PER_BATCH, device)
+    logits = predict_logits(
+        network, reviews.take(share), _TOKENS_PER_BATCH, device, on_batch=observer.on_batch if rank == 0 else None
+    )
     answers[share.to(device)] = _sigmoid(logits.numpy(), temperature).to(answers)
     if world > 1:
         dist.all_reduce(answers)
-    return answers.cpu()
+    answers = answers.cpu()
+    if rank == 0:
+        save_checkpoint(checkpoint, {"answers": answers}, {})
+    return answers

@@ -1,6 +1,6 @@
 """The network over many reviews, in batches of similar length."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
@@ -18,6 +18,7 @@ def predict_logits(
     token_budget: int,
     device: torch.device,
     parts: tuple[int, ...] = (),
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return the logits of all reviews in their order.
 
@@ -27,6 +28,7 @@ def predict_logits(
         token_budget: padded tokens in a batch.
         device: where the network is.
         parts: shape of the network's answer to one review.
+        on_batch: called after each batch with the number of batches done, and of all.
 
     Returns:
         logits, float32, on the CPU, shape (reviews, *parts).
@@ -43,8 +45,10 @@ def predict_logits(
             return answered
 
     with _batch_threads(device) as threads:
-        for batch, answered in zip(batches, threads.map(answer, batches), strict=True):
+        for done, (batch, answered) in enumerate(zip(batches, threads.map(answer, batches), strict=True), start=1):
             logits[batch.rows] = answered
+            if on_batch:
+                on_batch(done, len(batches))
     return logits
 
 

@@ -30,8 +30,8 @@ from sentiment_model.network import SentimentNetwork
 
 _determinism: Any = torch.utils.deterministic  # its types leave out its one setting
 
-Phase = Literal["pretraining", "teacher", "training"]
-"""What is trained: an encoder; a network that only teaches another; the network that is kept."""
+Phase = Literal["pretraining", "teacher", "answers", "training"]
+"""An encoder learns; a network that only teaches another learns; it answers; the network that is kept learns."""
 
 
 @dataclass(frozen=True, kw_only=True)

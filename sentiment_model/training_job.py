@@ -174,7 +174,7 @@ class _Reporter:
     beside the one that is started again.
     """
 
-    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float | None) -> None:
         _tell_parent({"phase": phase, "step": step, "total_steps": total_steps, "loss": loss})
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:

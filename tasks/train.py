@@ -47,9 +47,10 @@ class _ProgressDisplay:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float | None) -> None:
         name = phase.capitalize()
-        self._bar.update(self._line, completed=step, total=total_steps, description=f"{name}, loss {loss:.3f}")
+        shown = name if loss is None else f"{name}, loss {loss:.3f}"
+        self._bar.update(self._line, completed=step, total=total_steps, description=shown)
         if time.monotonic() - self._updated > _SECONDS_BETWEEN_UPDATES:
             update_progress_artifact(self._artifact, 100.0 * step / total_steps, description=name)
             self._updated = time.monotonic()

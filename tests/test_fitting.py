@@ -32,8 +32,9 @@ class Recorder:
         self.epochs: dict[Phase, list[PretrainingMetrics]] = defaultdict(list)
         self.stop_at = stop_at
 
-    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float | None) -> None:
         assert step <= total_steps
+        assert (loss is None) == (phase == "answers")
         self.steps.append((phase, step))
         if (phase, step) == self.stop_at:
             raise KeyboardInterrupt
@@ -74,7 +75,8 @@ def test_a_student_is_taught_with_unlabelled_reviews_whose_labels_are_not_read(t
     wrong = fit(tmp_path / "wrong", replace(MORE, labels=1 - MORE.labels), epochs=12)
     assert all(wrong.weights[name].equal(tensor) for name, tensor in taught.weights.items())
     # Steps and epochs are counted in each phase.
-    numbers = [[step for of, step in recorder.steps if of == phase] for phase in ("teacher", "training")]
+    numbers = [[step for of, step in recorder.steps if of == phase] for phase in ("teacher", "answers", "training")]
+    assert all(numbers)
     assert numbers == [list(range(1, len(steps) + 1)) for steps in numbers]
     teacher, student = recorder.epochs["teacher"], recorder.epochs["training"]
     assert teacher[0].epoch == student[0].epoch == 0
@@ -117,18 +119,25 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     assert taught.labels.std() > 0.1
 
 
-@pytest.mark.parametrize("stop_at", [("teacher", 5), ("training", 20)])
-def test_stopped_in_either_training_it_ends_the_same(tmp_path: Path, stop_at: tuple[Phase, int]) -> None:
+@pytest.mark.parametrize(
+    ("stop_at", "left"),
+    [
+        (("teacher", 5), ["teacher"]),
+        (("answers", 1), ["teacher"]),
+        (("training", 20), ["answers", "teacher", "training"]),
+    ],
+)
+def test_stopped_in_any_phase_it_ends_the_same(tmp_path: Path, stop_at: tuple[Phase, int], left: list[str]) -> None:
     whole = Recorder()
     uninterrupted = fit(tmp_path / "whole", NO_LABELS, whole)
     stopped = Recorder(stop_at)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "stopped", NO_LABELS, stopped)
     phases = [path.stem for path in checkpoints(tmp_path / "stopped" / "training.safetensors")]
-    assert phases == ["training-teacher", *(["training-training"] if stop_at[0] == "training" else [])]
+    assert phases == [f"training-{phase}" for phase in left]
     resumed = Recorder()
     again = fit(tmp_path / "stopped", NO_LABELS, resumed)
-    assert resumed.steps[0] == stop_at
+    assert resumed.steps[0] == stop_at  # what is done is not done again, the teacher's answers included
     assert resumed.steps[-1] == whole.steps[-1]
     assert all(again.weights[name].equal(tensor) for name, tensor in uninterrupted.weights.items())
     assert again.temperature == uninterrupted.temperature

@@ -37,12 +37,16 @@ class Recorder:
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.teacher_losses: list[float] = []
+        self.answered: list[tuple[int, int]] = []
         self.epochs: list[EpochMetrics] = []
         self.teacher: list[EpochMetrics] = []
         self.pretraining: list[PretrainingMetrics] = []
 
-    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float) -> None:
-        (self.teacher_losses if phase == "teacher" else self.losses).append(loss)
+    def on_step(self, phase: Phase, step: int, total_steps: int, loss: float | None) -> None:
+        if loss is None:
+            self.answered.append((step, total_steps))
+        else:
+            (self.teacher_losses if phase == "teacher" else self.losses).append(loss)
 
     def on_epoch(self, phase: Phase, metrics: PretrainingMetrics) -> None:
         if isinstance(metrics, EpochMetrics):
@@ -123,6 +127,8 @@ def test_two_processes_train_like_one_on_the_same_global_batches(
 def test_two_processes_learn_the_same_answers_of_a_teacher(tokens: DatasetRef, tmp_path: Path) -> None:
     one, _ = train(job(tokens, tmp_path / "one", distillation=True, epochs=1))
     two, weights = train(job(tokens, tmp_path / "two", distillation=True, epochs=1, processes=2))
+    for answered in (one.answered, two.answered):  # of two processes, one tells
+        assert answered == [(batch + 1, len(answered)) for batch in range(len(answered))] != []
     assert len(one.teacher) == len(two.teacher) == len(one.epochs) == len(two.epochs) == 1
     for figure in ("train_loss", "validation_loss"):
         assert getattr(two.teacher[0], figure) == pytest.approx(getattr(one.teacher[0], figure), rel=1e-3, abs=1e-4)
