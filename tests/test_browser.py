@@ -123,7 +123,7 @@ def open_form(page: Page, servers: Servers, deployment: str) -> None:
 
 def test_an_analyst_scores_files_from_the_form(page: Page, servers: Servers) -> None:
     open_form(page, servers, "ad-hoc-scoring")
-    field(page, "Path (Optional)").locator("textarea").fill(str(ROOT / "data" / "samples" / "tidy"))
+    field(page, "Path (Optional)").locator("textarea").fill("data/samples/tidy")
     page.wait_for_timeout(SECOND)  # the form takes values over with a delay
     picture(page, "form")
     page.get_by_role("button", name="Submit").click()
