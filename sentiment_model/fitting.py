@@ -185,13 +185,9 @@ class _PhaseReporter:
     observer: PhaseObserver | None
     phase: Phase
 
-    def on_step(self, step: int, total_steps: int, loss: float) -> None:
+    def on_step(self, step: int, total_steps: int, loss: float | None = None) -> None:
         if self.observer:
             self.observer.on_step(self.phase, step, total_steps, loss)
-
-    def on_batch(self, done: int, batches: int) -> None:
-        if self.observer:
-            self.observer.on_step(self.phase, done, batches, None)
 
     def on_epoch(self, metrics: PretrainingMetrics) -> None:
         if self.observer:
@@ -231,7 +227,7 @@ def _answers(
     *,
     device: torch.device,
     checkpoint: Path,
-    observer: "_PhaseReporter",
+    observer: _PhaseReporter,
 ) -> Tensor:
     """Return the teacher's calibrated probabilities, float32, shape (reviews,); each process computes its share.
 
@@ -246,7 +242,7 @@ def _answers(
     temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
     answers = torch.zeros(len(reviews), device=device)
     logits = predict_logits(
-        network, reviews.take(share), _TOKENS_PER_BATCH, device, on_batch=observer.on_batch if rank == 0 else None
+        network, reviews.take(share), _TOKENS_PER_BATCH, device, on_batch=observer.on_step if rank == 0 else None
     )
     answers[share.to(device)] = _sigmoid(logits.numpy(), temperature).to(answers)
     if world > 1:
