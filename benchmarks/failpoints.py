@@ -27,7 +27,6 @@ _OPERATIONS = {
     "split part": ("write", "close", "fsync", "fsync folder of"),
     "split manifest": ("write", "fsync", "link", "fsync folder of"),
     "plan": ("write", "fsync", "link", "fsync folder of"),
-    "cancellation": ("write", "fsync", "link", "fsync folder of"),
     "claim": ("write", "fsync", "link", "rename", "fsync folder of"),
     "scores": ("write", "close", "fsync", "fsync folder of"),
     "quarantine": ("write", "close", "fsync"),
@@ -36,7 +35,7 @@ _OPERATIONS = {
     "published scores": ("rename", "fsync folder of"),
     "published quarantine": ("rename", "fsync folder of"),
     "staging": ("remove",),
-    "run manifest": ("write", "fsync", "link", "fsync folder of"),
+    "manifest": ("write", "fsync", "link", "fsync folder of"),
 }
 POINTS = tuple(
     f"{moment} {operation} {what}"
@@ -50,11 +49,10 @@ _PATHS = {
     r"/split/[^/]+/(_manifest\.json|$)": "split manifest",
     r"/split/[^/]+/[0-9a-f]{12}/": "split part",
     r"/_log/[^/]+/plans/": "plan",
-    r"/_log/[^/]+/cancelled/": "cancellation",
     r"/_log/[^/]+/claims/": "claim",
     r"/_log/[^/]+/receipts/": "receipt",
-    r"/_log/[^/]+/runs/": "run manifest",
-    r"/_staged/[^/]+/quarantine": "quarantine",
+    r"/_log/[^/]+/manifests/": "manifest",
+    r"/_staged/.*/quarantine": "quarantine",
     r"/_staged/": "scores",
     r"/scores/version=": "published scores",
     r"/quarantine/version=": "published quarantine",

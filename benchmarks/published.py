@@ -42,9 +42,9 @@ def visible_files(table: Path) -> dict[str, list[Path]]:
 
 
 def manifest_files(table: Path) -> dict[str, list[Path]]:
-    """Return the files that the manifests of runs name, by role, but those that are not what it says of them."""
+    """Return the files that the manifests name, by role, but those that are not what it says of them."""
     files: dict[str, list[Path]] = {role: [] for role in _ROLES}
-    for manifest in table.glob("_log/*/runs/*.json"):
+    for manifest in table.glob("_log/*/manifests/*.json"):
         for entry in json.loads(manifest.read_text())["files"]:
             path = table / entry["path"]
             if path.is_file() and sha256_of(path) == entry["sha256"]:

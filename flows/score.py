@@ -29,13 +29,28 @@ from flows._mlflow import start_mlflow_run
 from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift
-from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, default_workers, read_bundle
-from sentiment_model.errors import NoReviewsError, QualityError, ScoringError, SentimentError
+from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, WorkerLostError, default_workers, read_bundle
+from sentiment_model.errors import (
+    FileAccessError,
+    NoReviewsError,
+    QualityError,
+    ScoringError,
+    SentimentError,
+    SourceError,
+)
 from sentiment_model.exports import write_csv, write_to_label
+from sentiment_model.ledger import Ledger
 from sentiment_model.report import markdown_link
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
-from sentiment_model.scoring_report import ScoringSummary, drift_message, scoring_markdown, scoring_metrics
+from sentiment_model.scoring_report import (
+    ScoringSummary,
+    drift_message,
+    removed_message,
+    scoring_markdown,
+    scoring_metrics,
+    unusable_message,
+)
 from sentiment_model.settings import Settings
 from sentiment_model.shards import Shard, file_key
 from sentiment_model.sources.columns import mapping_of
@@ -68,7 +83,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
     settings = Settings()
-    files, nothing = _files(run)  # first: a wrong path is known at once
+    files, unreadable, nothing = _files(run)  # first: a wrong path is known at once
     tracker = Tracker(settings)
     model = _fetch(tracker, run.model_uri)
     _rename(_name(run, len(files), model.version))
@@ -76,8 +91,10 @@ def score(run: ScoringRun) -> ScoringSummary:
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     table.recover()
-    planned = plan(table, files, run, settings.store_url)
-    new = {piece.file for shard in planned.pending for piece in shard.pieces}
+    ledger = Ledger(table)
+    planned = plan(ledger, files, run, settings.store_url)
+    pending = ledger.pending(files)
+    new = {piece.file for shard in pending for piece in shard.pieces}
     dataset = _hash(files)
     run_id = f"{key}-{dataset}"
     log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if new else None
@@ -100,30 +117,32 @@ def score(run: ScoringRun) -> ScoringSummary:
             "code_version": git_commit() or "",
         },
     )
-    failures: dict[str, str] = {}
-    worked: set[str] = set()
-    seconds = 0.0
-    with tracker.active(log.run_id) if log else nullcontext(), _raising(failures, worked):
+    outcome = _Outcome()
+    unreadable |= planned.unreadable
+    found_before = ledger.unusable(files)
+    with tracker.active(log.run_id) if log else nullcontext(), _raising(outcome, unreadable):
         started = time.perf_counter()
-        while planned.pending and not failures:
-            worked |= {shard.id for shard in planned.pending}
-            failures |= _score(job, settings, (model.bundle, shadow and shadow.bundle), planned.pending)
-            seconds = time.perf_counter() - started
-            if not failures:
-                # Another run that began meanwhile may have cancelled a shard, and planned its files one by one.
-                planned = plan(table, files, run, settings.store_url)
+        while pending:
+            bundles = model.bundle, shadow and shadow.bundle
+            _score(job.model_copy(update={"splits": planned.splits}), settings, bundles, pending, outcome)
+            _cancel_broken_groups(table, outcome)
+            ledger.update(outcome.receipts.values())
+            # Pieces of cancelled shards, which may be another run's, are planned anew.
+            planned = plan(ledger, files, run, settings.store_url)
+            unreadable |= planned.unreadable
+            pending = [shard for shard in ledger.pending(files) if shard not in outcome.failures]
+        seconds = time.perf_counter() - started if outcome.tried else 0.0
         table.recover()  # what other runs' workers left of these shards
-        done = [shard for shard in planned.shards if shard.name not in failures]
-        receipts = {shard.id: receipt for shard in done if (receipt := table.receipt(shard.id))}
-        counted = [shard for shard in done if not new or any(piece.file in new for piece in shard.pieces)]
-        counts = total(receipts[shard.id] for shard in counted)
+        if files:
+            ledger.write_manifest(run_id)
+            ledger.write_checkpoint()
+        counts, paths, removed = _figures(table, ledger, files, new, model.version)
         counts.check_complete()
-        if not failures:
+        failures = outcome.reasons() | unreadable
+        unusable = {name: reason for name, reason in found_before.items() if name not in failures}
+        if not (failures or unusable or removed):
             nothing = nothing or _no_rows(run, files, new, counts)
-        if files and not failures:
-            table.finish(run_id, receipts.values())
-        own = total(receipts[shard.id] for shard in done if shard.id in worked)
-        paths = table.paths(receipts.values())
+        own = total(receipt for receipt in outcome.receipts.values() if receipt.outcome == "scored")
         exported = [] if failures else paths  # an export of a part would be taken for the whole
         text = mapping_of(run.files).columns.text
         distances = drift(model.description.reference, counts.histograms)
@@ -136,8 +155,10 @@ def score(run: ScoringRun) -> ScoringSummary:
             shadow_version=job.shadow_version,
             files=len(files),
             new_files=len(new & set(files)),
-            shards=len(worked),
+            shards=outcome.shards,
             failures=failures,
+            unusable=unusable,
+            removed=removed,
             rows_in=counts.rows_in,
             scored=counts.scored,
             quarantined=counts.quarantined,
@@ -159,11 +180,80 @@ def score(run: ScoringRun) -> ScoringSummary:
             else None,
         )
         _report(run, summary, log, tracker)
-        if not nothing:
+        if not nothing and not (summary.reused and (removed or not _names_a_file(run, files))):
+            # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
             counts.check_quality(run.files)
-        if summary.drifted and run.drift.action == "fail":
-            raise QualityError(f"{drift_message(summary)}; the scores are published; look at them before they are used")
+            if summary.drifted and run.drift.action == "fail":
+                raise QualityError(
+                    f"{drift_message(summary)}; the scores are published; look at them before they are used"
+                )
     return summary
+
+
+def _figures(
+    table: ScoreTable, ledger: Ledger, files: Collection[str], new: Collection[str], version: str
+) -> tuple[Counts, list[str], int]:
+    """Return what is known of some files.
+
+    Args:
+        table: where the scores are.
+        ledger: what has been done.
+        files: the files by key.
+        new: which of them to count; all where there are none.
+        version: version of the model.
+
+    Returns:
+        the counts, the paths of all files of the table with rows of these files, and the number of rows that were
+        labelled and are in the table no more, of which nothing is counted.
+    """
+    to_count = {receipt.shard for receipt in ledger.scored(new)}
+    there = table.visible(version)
+    paths: list[str] = []
+    removed = 0
+
+    def counted() -> Iterator[Receipt]:
+        nonlocal removed
+        for receipt in ledger.scored(files):
+            if not there.issuperset(file.path for file in receipt.files if file.role == "scores"):
+                removed += Counts.model_validate(receipt.counts).scored
+                continue
+            paths.extend(table.paths([receipt]))
+            if not new or receipt.shard in to_count:
+                yield receipt
+
+    return total(counted()), paths, removed
+
+
+class _Outcome:
+    """What became of the shards that this run has tried."""
+
+    def __init__(self) -> None:
+        self.tried: set[Shard] = set()
+        self.receipts: dict[str, Receipt] = {}
+        self.failures: dict[Shard, Exception] = {}
+
+    @property
+    def shards(self) -> int:
+        """How many shards there were to score; one that was cut into halves counts as these."""
+        cancelled = {shard for shard, receipt in self.receipts.items() if receipt.outcome == "cancelled"}
+        return sum(shard.id not in cancelled for shard in self.tried)
+
+    def reasons(self) -> dict[str, str]:
+        """Return why shards failed, by their name."""
+        reasons: dict[str, str] = {}
+        for shard, error in self.failures.items():
+            name = shard.name if shard.name not in reasons else f"{shard.name} ({shard.id})"
+            reasons[name] = str(error) if isinstance(error, SentimentError) else repr(error)
+        return reasons
+
+
+def _cancel_broken_groups(table: ScoreTable, outcome: _Outcome) -> None:
+    """Cancel the shards of several files that failed because of one of them, so that they are planned as halves."""
+    for shard, error in list(outcome.failures.items()):
+        if len(shard.pieces) > 1 and isinstance(error, SourceError | WorkerLostError):
+            del outcome.failures[shard]
+            if receipt := table.cancel(shard.id):  # or another run is just trying it
+                outcome.receipts[shard.id] = receipt
 
 
 def _name(run: ScoringRun, files: int, version: str) -> str:
@@ -181,12 +271,23 @@ def _rename(name: str) -> None:
         context.flow_run.name = name
 
 
-def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], str | None]:
-    """Return the files to score by key, and why there are none."""
+def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], dict[str, str], str | None]:
+    """Return the files to score by key, why others cannot be read, by name, and why there are none."""
+    files: dict[str, SourceFile] = {}
+    unreadable: dict[str, str] = {}
     try:
-        return {file_key(file): file for file in files_to_score(run)}, None
+        for file in files_to_score(run):
+            try:
+                files[file_key(file)] = file
+            except FileAccessError as error:
+                unreadable[file.name] = str(error)
     except NoReviewsError as error:
-        return {}, str(error)
+        return {}, {}, str(error)
+    return files, unreadable, None
+
+
+def _names_a_file(run: ScoringRun, files: Mapping[str, SourceFile]) -> bool:
+    return any(file.name == Path(str(run.files.path)).name for file in files.values())
 
 
 def _no_rows(run: ScoringRun, files: Mapping[str, SourceFile], new: Collection[str], counts: Counts) -> str | None:
@@ -194,10 +295,9 @@ def _no_rows(run: ScoringRun, files: Mapping[str, SourceFile], new: Collection[s
 
     Who puts empty files into an inbox has nothing to mend there; who names one file expects rows of it.
     """
-    path = str(run.files.path)
-    if counts.rows_in or any(file.name == Path(path).name for file in files.values()):
+    if counts.rows_in or _names_a_file(run, files):
         return None
-    return f"every {'new ' if new else ''}file in {path} is empty or has only a header"
+    return f"every {'new ' if new else ''}file in {run.files.path} is empty or has only a header"
 
 
 class _Model(NamedTuple):
@@ -216,22 +316,29 @@ def _fetch(tracker: Tracker, model_uri: str) -> _Model:
 
 
 def _score(
-    job: ScoringJob, settings: Settings, models: tuple[Bundle, Bundle | None], shards: list[Shard]
-) -> dict[str, str]:
-    """Score shards on the engine, and show how far it is; return why shards failed, by their name."""
-    progress = _Progress(len(shards))
+    job: ScoringJob,
+    settings: Settings,
+    models: tuple[Bundle, Bundle | None],
+    shards: list[Shard],
+    outcome: _Outcome,
+) -> None:
+    """Score shards on the engine, and show how far it is."""
+    progress = _Progress(len(shards), outcome.receipts)
+    outcome.tried |= set(shards)
     if job.run.engine == "ray":
-        return score_with_ray(job, settings.device, models, shards, job.run.workers, progress)
+        outcome.failures |= score_with_ray(job, settings.device, models, shards, job.run.workers, progress)
+        return
     workers = min(job.run.workers or default_workers(settings.device), len(shards))
     with closing(LocalEngine(partial(ShardWorker, job, settings.device, *models), workers)) as engine:
-        return score_locally(engine, shards, workers, progress)
+        outcome.failures |= score_locally(engine, shards, workers, progress)
 
 
 class _Progress:
-    """A progress artifact, and a line in the log for each shard."""
+    """A progress artifact, and a line in the log for each shard; keeps the receipts."""
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, receipts: dict[str, Receipt]) -> None:
         self._shards = shards
+        self._receipts = receipts
         self._done = 0
         self._lock = threading.Lock()
         created = create_progress_artifact(0.0, key="scoring-progress", description=f"Scoring {shards} shards")
@@ -239,6 +346,7 @@ class _Progress:
 
     def __call__(self, receipt: Receipt) -> None:
         with self._lock:
+            self._receipts[receipt.shard] = receipt
             self._done += 1
             done = self._done
         if self._artifact:
@@ -248,23 +356,26 @@ class _Progress:
 
 
 @contextmanager
-def _raising(failures: dict[str, str], worked: set[str]) -> Iterator[None]:
+def _raising(outcome: _Outcome, unreadable: dict[str, str]) -> Iterator[None]:
     """Raise ScoringError where shards failed: after the block, or in place of an error in it, which may be theirs."""
     try:
         yield
     except (SentimentError, BaseError, OSError) as error:
-        if failures:
-            raise ScoringError(_failure(failures, len(worked))) from error
+        if outcome.failures or unreadable:
+            raise ScoringError(_failure(outcome, unreadable)) from error
         raise
-    if failures:
-        raise ScoringError(_failure(failures, len(worked)))
+    if outcome.failures or unreadable:
+        raise ScoringError(_failure(outcome, unreadable))
 
 
-def _failure(failures: dict[str, str], shards: int) -> str:
-    (name, reason), *others = failures.items()
-    what = f"{len(failures)} of {shards} shards failed; the other {shards - len(failures)} are published"
+def _failure(outcome: _Outcome, unreadable: dict[str, str]) -> str:
+    failed = len(outcome.failures)
+    what = [f"{failed} of {outcome.shards} shards failed"] if failed else []
+    what += [f"{len(unreadable)} files cannot be read"] if unreadable else []
+    (name, reason), *others = (outcome.reasons() | unreadable).items()
     more = f" (and {len(others)} more)" if others else ""
-    return f"{what}; run again to do only what is left. {name}: {reason}{more}"
+    published = f"the other {outcome.shards - failed} shards are published; run again to do only what is left"
+    return f"{' and '.join(what)}; {published}. {name}: {reason}{more}"
 
 
 def _drifted(run: ScoringRun, counts: Counts, distances: dict[str, Drift]) -> list[str]:
@@ -289,6 +400,10 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
     if summary.nothing:
         logger.info("Nothing to score: %s", summary.nothing)
         return
+    if summary.unusable:
+        logger.warning("Left out: %s", unusable_message(summary))
+    if summary.removed:
+        logger.info("Removed: %s", removed_message(summary))
     logger.info(
         "%s %d of %d rows with version %s, %.1f %% positive; %d quarantined; in %s",
         "Nothing new: an earlier run labelled" if summary.reused else "Labelled",

@@ -4,45 +4,67 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from sentiment_model.errors import ConfigurationError
+from sentiment_model.errors import ConfigurationError, StoreError
+from sentiment_model.objects import first_line
 from sentiment_model.score_table import Staging
+from sentiment_model.shards import Shard
+
+_ATTEMPTS = 20
+_KEY_LENGTH = 16  # of a file's key, with which the id of a row begins
 
 
-def append_to_delta(url: str, shard: str, staging: Staging, version: str) -> None:
+def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version: str) -> None:
     """Move the rows of a shard into a Delta table, once.
 
-    Each shard is a transaction of its own name, which the table's log remembers: a shard that was appended by a worker
-    which died before it could say so is not appended again.
+    Each piece of a file is, with the key, a transaction of its own name, which the table's log remembers. What was
+    appended by a worker that died before it could say so is not appended again, whichever shard the piece is in by
+    then.
 
     Args:
         url: folder or URL of the table, partitioned by `version` and `date`.
-        shard: id of the shard.
+        key: names model, options and how files are read.
+        shard: which rows.
         staging: its files; those with role `scores` are appended and removed.
         version: version of the model.
 
     Raises:
         ConfigurationError: deltalake is not installed.
+        StoreError: the table cannot be written.
     """
     try:
         from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+        from deltalake.exceptions import CommitFailedError, DeltaError
     except ImportError as error:
         raise ConfigurationError("a Delta table needs deltalake: pip install 'sentiment-pipeline[delta]'") from error
     paths = [path for path, role in staging.files.items() if role == "scores"]
-    known = DeltaTable.is_deltatable(url)
-    table = DeltaTable(url) if known else None
-    if paths and (table is None or table.transaction_version(shard) is None):
-        frames = [pl.read_parquet(path, glob=False) for path in paths]
-        rows = pl.concat(frames, how="diagonal_relaxed").with_columns(
-            version=pl.lit(version), date=pl.lit(datetime.now(UTC).date())
-        )
-        write_deltalake(
-            table or url,  # the table whose log was read: a commit of the same shard in between makes this one fail
-            rows,
-            mode="append",
-            schema_mode="merge",
-            partition_by=["version", "date"],
-            commit_properties=CommitProperties(app_transactions=[Transaction(shard, 1)]),
-        )
+    frames = [pl.read_parquet(path, glob=False) for path in paths]
+    try:
+        for attempt in range(_ATTEMPTS):
+            table = DeltaTable(url) if DeltaTable.is_deltatable(url) else None
+            known = {piece.id for piece in shard.pieces if table and table.transaction_version(f"{key} {piece.id}")}
+            new = [piece for piece in shard.pieces if piece.id not in known]
+            files = [piece.file for piece in new]
+            of_new = [frame.filter(pl.col("row_id").str.head(_KEY_LENGTH).is_in(files)) for frame in frames]
+            rows = pl.concat(of_new, how="diagonal_relaxed") if of_new else pl.DataFrame()
+            if rows.is_empty():
+                break
+            try:
+                write_deltalake(
+                    table or url,  # whose log was read: a commit of the same piece in between makes this one fail
+                    rows.with_columns(version=pl.lit(version), date=pl.lit(datetime.now(UTC).date())),
+                    mode="append",
+                    schema_mode="merge",
+                    partition_by=["version", "date"],
+                    commit_properties=CommitProperties(
+                        app_transactions=[Transaction(f"{key} {piece.id}", 1) for piece in new]
+                    ),
+                )
+                break
+            except CommitFailedError:  # another worker committed one of these pieces, or this one did, unheard
+                if attempt == _ATTEMPTS - 1:
+                    raise
+    except DeltaError as error:
+        raise StoreError(f"cannot write to the Delta table {url}: {first_line(error)}") from error
     for path in paths:
         path.unlink()
         del staging.files[path]

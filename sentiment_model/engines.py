@@ -5,6 +5,7 @@ An engine has to run each shard at least once; the table of scores makes that ex
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import LifoQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 
 from sentiment_model.bundle import Predictor
 from sentiment_model.errors import ConfigurationError
+from sentiment_model.objects import first_line
 from sentiment_model.score_table import Receipt
 from sentiment_model.scoring import ScoringJob, score_shard
 from sentiment_model.settings import DeviceName
@@ -28,6 +31,8 @@ from sentiment_model.training import choose_device, count_cores
 Bundle = dict[str, bytes]
 """A model folder as the content of its files by name, to be sent to workers anywhere."""
 
+SHARD_SECONDS = 24 * 3600.0
+"""How long a shard may take, of which a process that hangs would never come to an end."""
 
 _ENVIRONMENT = {
     "POLARS_MAX_THREADS": "1",
@@ -77,51 +82,72 @@ def default_workers(device: DeviceName) -> int:
 
 
 class LocalEngine:
-    """A pool of processes on this machine. Threads may share it."""
+    """Processes on this machine, each of which scores one shard at a time. Threads may share it."""
 
-    def __init__(self, start: Callable[[], ShardWorker], workers: int) -> None:
-        """Start the processes.
+    def __init__(self, start: Callable[[], ShardWorker], workers: int, shard_seconds: float = SHARD_SECONDS) -> None:
+        """Prepare the processes, which start when there is work for them.
 
         Args:
             start: makes the worker of a process; must be picklable.
             workers: number of processes.
+            shard_seconds: how long a shard may take.
         """
-        self._start = start
-        self._workers = workers
-        self._lock = threading.Lock()
+        self._shard_seconds = shard_seconds
         self._environment = ExitStack()
-        self._environment.enter_context(_small_processes())  # they start when there is work for them
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # Fresh processes: forked ones would inherit torch's and polars' threads, as locks that nobody opens.
-        context = multiprocessing.get_context("spawn")
-        end, self._lifeline = context.Pipe(duplex=False)
-        return ProcessPoolExecutor(self._workers, context, initializer=_start_worker, initargs=(self._start, end))
+        self._environment.enter_context(_small_processes())
+        self._all = [_Process(start) for _ in range(workers)]
+        self._idle: LifoQueue[_Process] = LifoQueue()
+        for process in self._all:
+            self._idle.put(process)
 
     def score(self, shard: Shard) -> Receipt:
-        """Score a shard in one of the processes.
+        """Score a shard in one of the processes; those of other shards do not notice what becomes of it.
 
         Raises:
-            WorkerLostError: a process died; the pool has been replaced by then.
+            WorkerLostError: the process died, or had to be ended because it took too long.
         """
-        pool = self._pool
+        process = self._idle.get()
         try:
-            return pool.submit(_score, shard).result()
-        except BrokenProcessPool as error:
-            with self._lock:
-                if self._pool is pool:  # the first of several threads to notice
-                    # The pool ends the processes that it knows, then waits for all, and so for ever for one that was
-                    # just being started.
-                    self._lifeline.close()
-                    self._pool = self._new_pool()
-            raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
+            return process.score(shard, self._shard_seconds)
+        finally:
+            self._idle.put(process)
 
     def close(self) -> None:
-        """Stop the processes; shards that have not begun are dropped."""
-        self._pool.shutdown(cancel_futures=True)
-        self._lifeline.close()
+        """Stop the processes."""
+        for process in self._all:
+            process.close()
         self._environment.close()
+
+
+class _Process:
+    """A process that is started when it is needed, and again where it died."""
+
+    def __init__(self, start: Callable[[], ShardWorker]) -> None:
+        self._start = start
+        self._pool: ProcessPoolExecutor | None = None
+
+    def score(self, shard: Shard, seconds: float) -> Receipt:
+        try:
+            if self._pool is None:
+                # A fresh process: a forked one would inherit torch's and polars' threads, as locks that nobody opens.
+                context = multiprocessing.get_context("spawn")
+                end, self._lifeline = context.Pipe(duplex=False)
+                self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._start, end))
+                self._id = self._pool.submit(os.getpid).result()
+            return self._pool.submit(_score, shard).result(seconds)
+        except BrokenProcessPool as error:
+            self.close()
+            raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
+        except TimeoutError as error:
+            os.kill(self._id, signal.SIGKILL)
+            self.close()
+            raise WorkerLostError(f"{shard.name} took longer than {seconds:,.0f} s; its process was ended") from error
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._lifeline.close()  # ends a process that is just being started, for which the pool would wait for ever
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
 
 @contextmanager
@@ -167,7 +193,7 @@ def score_on_ray(
     shards: Sequence[Shard],
     workers: int,
     on_done: Callable[[Receipt], None],
-) -> dict[str, str]:
+) -> dict[Shard, Exception]:
     """Score shards on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
 
     Each worker is an actor that loads the models once and commits its shards itself; Ray starts it again where it is
@@ -183,7 +209,7 @@ def score_on_ray(
         on_done: is told of each shard that is done.
 
     Returns:
-        why shards failed, by their name.
+        why shards failed.
 
     Raises:
         ConfigurationError: Ray is not installed.
@@ -205,7 +231,7 @@ def score_on_ray(
         idle: list[Any] = [worker.remote(job, device, *models) for _ in range(count)]
         waiting = list(reversed(shards))
         running: dict[Any, tuple[Any, Shard]] = {}
-        failures: dict[str, str] = {}
+        failures: dict[Shard, Exception] = {}
         while waiting or running:
             while idle and waiting:  # one shard each: what is not begun stays here
                 actor, shard = idle.pop(), waiting.pop()
@@ -215,8 +241,10 @@ def score_on_ray(
             idle.append(actor)
             try:
                 on_done(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                failures[shard] = error.cause
             except ray.exceptions.RayError as error:
-                failures[shard.name] = str(error.cause if hasattr(error, "cause") else error).splitlines()[0]
+                failures[shard] = WorkerLostError(f"{shard.name}: {first_line(error)}")
         return failures
     finally:
         if started_here:

@@ -17,6 +17,10 @@ class SourceError(SentimentError):
     """A source of reviews is missing, unreadable, unsafe, or holds nothing usable."""
 
 
+class FileAccessError(SourceError):
+    """A file of reviews cannot be read now, or is being changed; what is in it may be good."""
+
+
 class NoReviewsError(SourceError):
     """The folder or prefix is there, but holds no review files, or none of those that are wanted."""
 

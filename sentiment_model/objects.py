@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, ObjectStore, from_url
+from pydantic import BaseModel, ValidationError
 
 from sentiment_model.errors import StoreError
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class StoredObject(NamedTuple):
@@ -51,6 +54,21 @@ class Objects:
         except FileNotFoundError:
             return None
 
+    def load(self, kind: type[Record], path: str) -> Record | None:
+        """Return the record that an object holds as JSON, or None where there is none.
+
+        Raises:
+            StoreError: the object is damaged, or of a version of the format that this program does not know.
+        """
+        content = self.read(path)
+        try:
+            return None if content is None else kind.model_validate_json(content)
+        except ValidationError as error:
+            raise StoreError(
+                f"{self.url}/{path} is damaged, or was written by another version of this program: "
+                f"{error.errors()[0]['msg']} ({'.'.join(map(str, error.errors()[0]['loc']))})"
+            ) from error
+
     def size(self, path: str) -> int | None:
         """Return the size of an object in bytes, or None where there is none."""
         try:
@@ -65,13 +83,28 @@ class Objects:
                 yield StoredObject(meta["path"], int(meta["size"]), meta["last_modified"])
 
     def create(self, path: str, content: bytes) -> bool:
-        """Create an object; return False, and change nothing, where it exists already."""
-        if not self.is_local:
-            try:
-                obstore.put(self._store, path, content, mode="create")
-            except AlreadyExistsError:
-                return False
-            return True
+        """Create an object; return False, and change nothing, where another writer's exists already.
+
+        A store may have stored the object and not have been able to say so: it is asked again, and refuses, or gives
+        an error. So whoever creates something reads it back then, and knows its own object by its content, which must
+        name its writer.
+        """
+        try:
+            created = self._link(path, content) if self.is_local else self._put_if_absent(path, content)
+        except BaseError:
+            if self._holds(path, content):
+                return True
+            raise
+        return created or self.read(path) == content
+
+    def _put_if_absent(self, path: str, content: bytes) -> bool:
+        try:
+            obstore.put(self._store, path, content, mode="create")
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        return True
+
+    def _link(self, path: str, content: bytes) -> bool:
         with self._written(path, content) as (temporary, target):
             try:
                 os.link(temporary, target)  # unlike a rename, fails where the target exists
@@ -79,6 +112,12 @@ class Objects:
                 return False
         _fsync_folders(target, Path(self.url))
         return True
+
+    def _holds(self, path: str, content: bytes) -> bool:
+        try:
+            return self.read(path) == content
+        except BaseError:
+            return False  # nobody knows; the caller gets the first error
 
     def replace(self, path: str, content: bytes) -> None:
         """Write an object, whether it exists or not."""

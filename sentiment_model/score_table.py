@@ -2,67 +2,69 @@
 
 Layout of a table (a local folder or an object-store prefix)::
 
-    scores/version=3/date=2026-11-24/<shard>.parquet       published rows
-    quarantine/version=3/date=2026-11-24/<shard>.parquet   rows without a usable text
-    _staged/<shard>-<token>/...                            being written, or about to be published
-    _log/<key>/plans/000000.json, ...                      which shards there are
-    _log/<key>/claims/<shard>/000001.json, ...             who works on a shard
-    _log/<key>/receipts/<shard>.json                       which shards are done
-    _log/<key>/cancelled/<shard>.json                      which shards may be cancelled; their receipts tell
-    _log/<key>/runs/<run>.json                             the files of a run, written when all of them are there
+    scores/version=3/date=2026-11-24/<key>-<shard>-000.parquet       published rows
+    quarantine/version=3/date=2026-11-24/<key>-<shard>-001.parquet   rows without a usable text
+    _staged/<key>/<shard>-<token>/...            being written, or about to be published
+    _log/<key>/plans/000000.json, ...            which shards there are
+    _log/<key>/claims/<shard>/000001.json, ...   who works on a shard
+    _log/<key>/receipts/<shard>.json             what became of a shard
+    _log/<key>/manifests/000000.json, ...        which files were published, each in one manifest
+    _log/<key>/checkpoints/000064-000060.parquet what so many plans, receipts and manifests say, see `ledger`
 
 The key names model, options and how files are read. The protocol needs nothing of the store but creating an object
 that must not exist yet, which local file systems (a hard link) and object stores (put if absent) both have:
 
 - *Plan.* New files are cut into shards and appended to the log of plans as the next number. Of two schedulers that
   do so at once, one creates that number; the other reads it, and plans what is left. So a file is planned once.
-- *Claim.* A worker takes a shard by creating its next claim, whose number is the fencing token. It may do so where
-  there is none before, or the one before has expired, was given up, or belongs to a process of this machine that is
-  gone. It renews its lease while it lives. Claims save double work; nothing below depends on clocks.
+- *Claim.* A worker claims the shard that it works on, see :mod:`sentiment_model.claims`. Claims save double work;
+  nothing below depends on them.
 - *Commit.* The shard's files are written under a name of the claim's own, then its receipt is created, which names
-  them and their checksums: this is the moment at which the shard is done, and only one claim can reach it.
+  them and their checksums: this is the moment at which the shard is done, and only one worker can reach it.
 - *Publish.* The files are renamed to where readers look for them. If the worker dies before that, whoever reads the
   receipt next does it: the receipt says from where to where.
+- *Cancel.* A shard that will not be done gets a receipt that says so, and its pieces are planned anew.
 """
 
-import json
-import os
-import platform
-import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
-import psutil
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
+from sentiment_model.claims import Claim, Claims
 from sentiment_model.errors import StoreError
 from sentiment_model.objects import Objects
 from sentiment_model.shards import Shard
 from sentiment_model.store import sha256_of
 
-LEASE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 
 
+def _writer() -> str:
+    return uuid.uuid4().hex
+
+
 class Plan(BaseModel):
-    """New files and the shards that they are cut into.
+    """The shards that new files, or the pieces of cancelled shards, are cut into.
 
     Attributes:
-        files: names of the files by key.
+        format: version of this description.
         shards: the shards.
         created_at: when.
+        writer: names the plan's maker, and nobody else.
     """
 
-    files: dict[str, str]
+    format: Literal[1] = 1
     shards: list[Shard]
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    writer: str = Field(default_factory=_writer)
 
 
 class PublishedFile(BaseModel):
@@ -77,52 +79,50 @@ class PublishedFile(BaseModel):
 
 
 class Receipt(BaseModel):
-    """That a shard is done, and with what.
+    """What became of a shard.
 
     Attributes:
+        format: version of this description.
         shard: id of the shard.
-        token: number of the claim that did it; 0 for a shard that was cancelled and planned anew.
-        files: what it wrote.
-        counts: what it counted.
+        outcome: `scored`; `unusable` where its file is broken, so that nobody needs to try again; or `cancelled`
+            where its pieces are planned anew.
+        reason: why it is unusable.
+        files: what was written.
+        counts: what was counted.
         created_at: when.
+        writer: names the receipt's maker, and nobody else.
     """
 
+    format: Literal[1] = 1
     shard: str
-    token: int
-    files: list[PublishedFile]
-    counts: dict[str, Any]
+    outcome: Literal["scored", "unusable", "cancelled"] = "scored"
+    reason: str | None = None
+    files: list[PublishedFile] = []
+    counts: dict[str, Any] = {}
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    writer: str = Field(default_factory=_writer)
 
 
-class Claim(BaseModel):
-    """That a worker works on a shard.
+class Manifest(BaseModel):
+    """Files that were published since the manifest before, whose rows are whole.
 
     Attributes:
-        shard: id of the shard.
-        token: 1 for the first claim on the shard, 2 for the next: the fencing token.
-        host: name of the worker's machine.
-        process: its process id and when that process started, in seconds since 1970.
-        expires_at: when the lease ends unless it is renewed, in seconds since 1970.
+        format: version of this description.
+        key: names model, options and how files are read.
+        run: the run that wrote it.
+        shards: ids of the shards whose files these are.
+        files: the files.
+        created_at: when.
+        writer: names the manifest's maker, and nobody else.
     """
 
-    shard: str
-    token: int
-    host: str = Field(default_factory=platform.node)
-    process: tuple[int, float] = Field(default_factory=lambda: (os.getpid(), psutil.Process().create_time()))
-    expires_at: float
-
-    def is_void(self) -> bool:
-        """Tell whether another worker may take the shard."""
-        if self.expires_at < time.time():
-            return True
-        if self.host != platform.node():
-            return False
-        pid, started = self.process
-        try:
-            process = psutil.Process(pid)
-            return process.create_time() != started or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+    format: Literal[1] = 1
+    key: str
+    run: str
+    shards: list[str]
+    files: list[PublishedFile]
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    writer: str = Field(default_factory=_writer)
 
 
 class Staging:
@@ -155,59 +155,66 @@ class ScoreTable:
         """
         self.objects = Objects(url)
         self.key = key
-        self._log = f"_log/{key}"
+        self.log = f"_log/{key}"
+        self._staged = f"_staged/{key}"
 
     @property
     def url(self) -> str:
         """The table's folder or prefix."""
         return self.objects.url
 
-    def plans(self) -> list[Plan]:
-        """Return all plans, the oldest first."""
-        plans: list[Plan] = []
-        while (content := self.objects.read(self._plan_path(len(plans)))) is not None:
-            plans.append(Plan.model_validate_json(content))
-        return plans
+    def plan(self, number: int) -> Plan | None:
+        """Return the plan with this number, or None where there is none yet."""
+        return self.objects.load(Plan, self._plan_path(number))
 
     def append(self, plan: Plan, number: int) -> bool:
         """Append a plan as the one with this number; return False where there is such a plan already."""
         return self.objects.create(self._plan_path(number), plan.model_dump_json(indent=1).encode())
 
     def _plan_path(self, number: int) -> str:
-        return f"{self._log}/plans/{number:06d}.json"
+        return f"{self.log}/plans/{number:06d}.json"
 
-    def cancel(self, shard: str) -> bool:
-        """Decide that a shard will never be done, unless it is done or in work; return whether it is cancelled."""
-        last = self._last_claim(shard)
-        if last is not None and not last.is_void():
-            return False
-        marker = f"{self._log}/cancelled/{shard}.json"
-        self.objects.create(marker, b"{}")
-        # The receipt decides: a worker that claims the shard now cannot commit it, or has committed it already.
-        nothing = Receipt(shard=shard, token=0, files=[], counts={})
-        self.objects.create(self._receipt_path(shard), nothing.model_dump_json().encode())
-        return self._is_cancelled(shard)
+    def manifest(self, number: int) -> Manifest | None:
+        """Return the manifest with this number, or None where there is none yet."""
+        return self.objects.load(Manifest, self._manifest_path(number))
 
-    def _is_cancelled(self, shard: str) -> bool:
-        receipt = self.receipt(shard)
-        return receipt is not None and receipt.token == 0
+    def append_manifest(self, manifest: Manifest, number: int) -> bool:
+        """Append a manifest as the one with this number; return False where there is such a manifest already."""
+        return self.objects.create(self._manifest_path(number), manifest.model_dump_json(indent=1).encode())
 
-    def cancelled(self) -> set[str]:
-        """Return the ids of the shards that will never be done."""
-        marked = {Path(path).stem for path, *_ in self.objects.list(f"{self._log}/cancelled") if path.endswith(".json")}
-        return {shard for shard in marked if self._is_cancelled(shard)}
+    def _manifest_path(self, number: int) -> str:
+        return f"{self.log}/manifests/{number:06d}.json"
 
     def receipt(self, shard: str) -> Receipt | None:
         """Return a shard's receipt, or None where it is not done."""
-        content = self.objects.read(self._receipt_path(shard))
-        return None if content is None else Receipt.model_validate_json(content)
-
-    def _receipt_path(self, shard: str) -> str:
-        return f"{self._log}/receipts/{shard}.json"
+        return self.objects.load(Receipt, self._receipt_path(shard))
 
     def done(self) -> set[str]:
-        """Return the ids of the shards that are done."""
-        return {Path(path).stem for path, *_ in self.objects.list(f"{self._log}/receipts") if path.endswith(".json")}
+        """Return the ids of the shards that have a receipt."""
+        return {Path(path).stem for path, *_ in self.objects.list(f"{self.log}/receipts") if path.endswith(".json")}
+
+    def _decide(self, receipt: Receipt) -> Receipt:
+        """Create a shard's receipt, unless it has one; return the one that it has then."""
+        path = self._receipt_path(receipt.shard)
+        while not self.objects.create(path, receipt.model_dump_json().encode()):
+            if other := self.receipt(receipt.shard):
+                return other
+        return receipt
+
+    def _receipt_path(self, shard: str) -> str:
+        return f"{self.log}/receipts/{shard}.json"
+
+    def cancel(self, shard: str) -> Receipt | None:
+        """Decide that a shard will never be done, unless it is done or in work; return its receipt, if it has one."""
+        last = self._claims(shard).last()
+        if last is not None and not last.is_void():
+            return self.receipt(shard)
+        # The receipt decides: a worker that claims the shard now cannot commit it, or has committed it already.
+        return self._decide(Receipt(shard=shard, outcome="cancelled"))
+
+    def reject(self, shard: str, reason: str) -> Receipt:
+        """Decide that a shard cannot be done, now or later; return its receipt."""
+        return self._decide(Receipt(shard=shard, outcome="unusable", reason=reason))
 
     @contextmanager
     def claim(self, shard: str) -> Iterator[Claim | Receipt]:
@@ -215,56 +222,26 @@ class ScoreTable:
 
         Waits while another worker holds the shard. The claim is given up where the block ends.
         """
-        held = self._take(shard)
+        claims = self._claims(shard)
+        while not (held := self.receipt(shard) or claims.take()):
+            time.sleep(_POLL_SECONDS)
         if isinstance(held, Receipt):
             yield held
             return
-        stop = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(held, stop), daemon=True)
-        renewal.start()
-        try:
+        with claims.kept(held):
             yield held
-        finally:
-            stop.set()
-            renewal.join()
-            self._write(held.model_copy(update={"expires_at": 0.0}))
 
-    def _take(self, shard: str) -> Claim | Receipt:
-        while True:
-            if receipt := self.receipt(shard):
-                return receipt
-            last = self._last_claim(shard)
-            if last is None or last.is_void():
-                token = last.token + 1 if last else 1
-                claim = Claim(shard=shard, token=token, expires_at=time.time() + LEASE_SECONDS)
-                if self.objects.create(self._claim_path(shard, token), claim.model_dump_json().encode()):
-                    return claim
-            else:
-                time.sleep(_POLL_SECONDS)
-
-    def _last_claim(self, shard: str) -> Claim | None:
-        paths = [path for path, *_ in self.objects.list(f"{self._log}/claims/{shard}") if path.endswith(".json")]
-        content = self.objects.read(max(paths)) if paths else None
-        return None if content is None else Claim.model_validate_json(content)
-
-    def _claim_path(self, shard: str, token: int) -> str:
-        return f"{self._log}/claims/{shard}/{token:06d}.json"
-
-    def _renew(self, claim: Claim, stop: threading.Event) -> None:
-        while not stop.wait(LEASE_SECONDS / 4):
-            self._write(claim.model_copy(update={"expires_at": time.time() + LEASE_SECONDS}))
-
-    def _write(self, claim: Claim) -> None:
-        self.objects.replace(self._claim_path(claim.shard, claim.token), claim.model_dump_json().encode())
+    def _claims(self, shard: str) -> Claims:
+        return Claims(self.objects, f"{self.log}/claims/{shard}")
 
     @contextmanager
-    def staging(self, claim: Claim) -> Iterator[Staging]:
+    def staging(self, shard: str, claim: Claim) -> Iterator[Staging]:
         """Yield where to write the files of a claimed shard; what is not committed is removed."""
         if not self.objects.is_local:
             with TemporaryDirectory(prefix="sentiment-") as temporary:
                 yield Staging(Path(temporary))
             return
-        folder = Path(self.url, _staged(claim.shard, claim.token))
+        folder = Path(self.url, self._staging_folder(shard, claim))
         folder.mkdir(parents=True, exist_ok=True)
         staging = Staging(folder)
         try:
@@ -273,44 +250,41 @@ class ScoreTable:
             if not staging.committed:
                 rmtree(folder, ignore_errors=True)
 
-    def commit(self, claim: Claim, staging: Staging, counts: dict[str, Any], folder: str) -> Receipt:
-        """Make a shard's files part of the table, unless another claim has done so.
+    def _staging_folder(self, shard: str, claim: Claim) -> str:
+        return f"{self._staged}/{shard}-{claim.token:06d}"
+
+    def commit(self, shard: str, claim: Claim, staging: Staging, counts: dict[str, Any], folder: str) -> Receipt:
+        """Make a shard's files part of the table, unless another worker has done so.
 
         Args:
+            shard: id of the shard.
             claim: the claim under which they were written.
             staging: the files.
             counts: what the receipt shall say of them.
             folder: where readers find them, below the folder of their role.
 
         Returns:
-            the shard's receipt, which may be that of another claim.
+            the shard's receipt, which may be that of another worker.
         """
-        try:
-            files = self._upload(claim, staging, folder)
-        except FileNotFoundError:  # removed by the worker that overtook this one, when it published
-            files = None
-        last = self._last_claim(claim.shard)
-        if files is not None and last is not None and last.token == claim.token:
-            receipt = Receipt(shard=claim.shard, token=claim.token, files=files, counts=counts)
-            staging.committed = True  # whatever happens from here on, the files may be needed
-            if self.objects.create(self._receipt_path(claim.shard), receipt.model_dump_json().encode()):
-                self._publish(receipt)
-                return receipt
+        files = self._upload(shard, claim, staging, folder)
+        receipt = Receipt(shard=shard, files=files, counts=counts)
+        staging.committed = True  # the files may be needed even if the store cannot say whether it has the receipt
+        decided = self._decide(receipt)
+        if decided.writer == receipt.writer:
+            self._publish(receipt)
+        else:
             staging.committed = False
-        self.objects.delete(file.staged for file in files or ())
-        with self.claim(claim.shard) as other:
-            if isinstance(other, Receipt):
-                return other
-        raise StoreError(f"shard {claim.shard} was taken over by a worker that failed; run again")
+            self.objects.delete(file.staged for file in files)
+        return decided
 
-    def _upload(self, claim: Claim, staging: Staging, folder: str) -> list[PublishedFile]:
+    def _upload(self, shard: str, claim: Claim, staging: Staging, folder: str) -> list[PublishedFile]:
         files = []
         for number, (path, role) in enumerate(staging.files.items()):
-            staged = f"{_staged(claim.shard, claim.token)}/{path.name}"
+            staged = f"{self._staging_folder(shard, claim)}/{path.name}"
             self.objects.upload(staged, path)
             files.append(
                 PublishedFile(
-                    path=f"{role}/{folder}/{claim.shard}-{number:03d}.parquet",
+                    path=f"{role}/{folder}/{self.key}-{shard}-{number:03d}.parquet",
                     staged=staged,
                     role=role,
                     rows=pq.read_metadata(path).num_rows,
@@ -324,40 +298,37 @@ class ScoreTable:
         for file in receipt.files:
             if not self.objects.move(file.staged, file.path) and self.objects.size(file.path) != file.bytes:
                 raise StoreError(
-                    f"{self.url}/{file.path} is missing or damaged; delete {self.url}/"
-                    f"{self._receipt_path(receipt.shard)} and run again"
+                    f"{self.url}/{file.path} is missing or damaged; label its reviews again under "
+                    "another name with rescore"
                 )
-        self._discard(f"_staged/{receipt.shard}-")
+        self._discard(f"{self._staged}/{receipt.shard}-")
 
     def recover(self) -> None:
         """Finish what workers that died left: publish the files of shards that are done, remove other files of theirs.
 
         Raises:
-            StoreError: a file is neither published nor staged.
+            StoreError: a file of a shard is neither published nor staged, while others of it are.
         """
-        staged = {path.split("/")[1] for path, *_ in self.objects.list("_staged")}
-        for shard in {name.rpartition("-")[0] for name in staged}:
-            if receipt := self.receipt(shard):
+        staged = [path for path, *_ in self.objects.list(self._staged)]
+        for shard in {path.split("/")[2].rpartition("-")[0] for path in staged}:
+            receipt = self.receipt(shard)
+            if receipt and any(file.staged in staged for file in receipt.files):
                 self._publish(receipt)
+            elif receipt:
+                self._discard(f"{self._staged}/{shard}-")
 
     def _discard(self, prefix: str) -> None:
         if self.objects.is_local:
             for folder in Path(self.url).glob(f"{prefix}*"):
                 rmtree(folder, ignore_errors=True)
         else:
-            staged = [path for path, *_ in self.objects.list(prefix.partition("/")[0])]
+            staged = [path for path, *_ in self.objects.list(self._staged)]
             self.objects.delete(path for path in staged if path.startswith(prefix))
 
-    def finish(self, run: str, receipts: Iterable[Receipt]) -> bool:
-        """Write the manifest of a run, which names the files of all its shards; return False where it exists."""
-        files = [file.model_dump(exclude={"staged"}) for receipt in receipts for file in receipt.files]
-        content = json.dumps({"key": self.key, "files": files, "created_at": datetime.now(UTC).isoformat()}, indent=1)
-        return self.objects.create(f"{self._log}/runs/{run}.json", content.encode())
+    def visible(self, version: str) -> set[str]:
+        """Return the paths of the scores that readers find of a model's version, of whatever key."""
+        return {path for path, *_ in self.objects.list(f"scores/version={version}")}
 
     def paths(self, receipts: Iterable[Receipt], role: str = "scores") -> list[str]:
         """Return the paths or URLs of the files with a role."""
         return [f"{self.url}/{file.path}" for receipt in receipts for file in receipt.files if file.role == role]
-
-
-def _staged(shard: str, token: int) -> str:
-    return f"_staged/{shard}-{token:06d}"

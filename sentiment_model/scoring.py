@@ -3,12 +3,14 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 from obstore.exceptions import BaseError
 from pydantic import BaseModel, ConfigDict
@@ -17,7 +19,7 @@ from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.delta import append_to_delta
 from sentiment_model.drift import add, histograms
-from sentiment_model.errors import NoReviewsError, QualityError, SourceError
+from sentiment_model.errors import FileAccessError, NoReviewsError, QualityError, SourceError
 from sentiment_model.parts import PartWriter
 from sentiment_model.reviews import QUARANTINE_SCHEMA, Batch
 from sentiment_model.score_table import Receipt, ScoreTable, Staging
@@ -25,9 +27,10 @@ from sentiment_model.shards import Shard, read_piece
 from sentiment_model.sources.files import SourceFile, list_files, reject, usable_text
 from sentiment_model.store import DatasetRef, open_dataset, store_error
 
-VERSION = 1
+VERSION = 2
 """Of this module's output; a new version scores everything again."""
 
+_NUMBERS = ("rows_in", "scored", "positives", "uncertain", "disagreements", "tokens", "unknown")
 _NO_WORD = pl.struct(pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail"))
 
 
@@ -90,12 +93,11 @@ class Counts(BaseModel):
         return sum(self.reasons.values())
 
     def __add__(self, other: "Counts") -> "Counts":
-        numbers = ("rows_in", "scored", "positives", "uncertain", "disagreements", "tokens", "unknown")
         reasons = {
             name: self.reasons.get(name, 0) + other.reasons.get(name, 0) for name in {**self.reasons, **other.reasons}
         }
         return Counts(
-            **{name: getattr(self, name) + getattr(other, name) for name in numbers},
+            **{name: getattr(self, name) + getattr(other, name) for name in _NUMBERS},
             reasons=reasons,
             examples={**other.examples, **self.examples},
             histograms=add(self.histograms, other.histograms),
@@ -133,7 +135,19 @@ class Counts(BaseModel):
 
 def total(receipts: Iterable[Receipt]) -> Counts:
     """Return the counts of several shards."""
-    return sum((Counts.model_validate(receipt.counts) for receipt in receipts), Counts())
+    numbers: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    sums: dict[str, np.ndarray] = {}
+    for receipt in receipts:
+        counts = receipt.counts
+        numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
+        reasons.update(counts.get("reasons", {}))
+        examples = {**counts.get("examples", {}), **examples}
+        for name, histogram in counts.get("histograms", {}).items():
+            sums[name] = sums.get(name, 0) + np.asarray(histogram, dtype=np.int64)
+    histograms = {name: tuple(counted.tolist()) for name, counted in sums.items()}
+    return Counts(**numbers, reasons=reasons, examples=examples, histograms=histograms)
 
 
 def files_to_score(run: ScoringRun) -> list[SourceFile]:
@@ -185,7 +199,8 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
         the receipt, which may be another worker's.
 
     Raises:
-        SourceError: a file cannot be read, has no text column, or changed meanwhile.
+        FileAccessError: a file cannot be read, or changed meanwhile.
+        SourceError: a file is broken, or has no text column.
         StoreError: the table cannot be written.
     """
     table = ScoreTable(job.table, job.key)
@@ -193,15 +208,21 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
         with table.claim(shard.id) as held:
             if isinstance(held, Receipt):
                 return held
-            with table.staging(held) as staging:
+            with table.staging(shard.id, held) as staging:
                 started = time.perf_counter()
                 counts = _score_rows(job, shard, staging, predictor, shadow)
                 counts.check_complete()
                 if job.run.output_format == "delta":
-                    append_to_delta(f"{table.url}/delta", shard.id, staging, job.model_version)
+                    append_to_delta(f"{table.url}/delta", job.key, shard, staging, job.model_version)
                 folder = f"version={job.model_version}/date={datetime.now(UTC).date().isoformat()}"
                 figures = {**counts.model_dump(), "seconds": time.perf_counter() - started}
-                return table.commit(held, staging, figures, folder)
+                return table.commit(shard.id, held, staging, figures, folder)
+    except FileAccessError:
+        raise
+    except SourceError as error:
+        if len(shard.pieces) == 1:  # what the file holds is at fault, and will be whoever tries again
+            table.reject(shard.id, str(error))
+        raise
     except (OSError, BaseError, pl.exceptions.ComputeError) as error:
         # Whoever was overtaken may lose its files while it writes them, to the worker that publishes the shard.
         if isinstance(error, FileNotFoundError) and (receipt := table.receipt(shard.id)):
@@ -236,10 +257,7 @@ def _score_rows(
 def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
     for piece in shard.pieces:
         if piece.file not in job.sources:
-            raise SourceError(
-                f"a file that was to be scored together with others as {shard.name} is gone; put it back, or score the "
-                "others under another name with rescore"
-            )
+            raise FileAccessError(f"{piece.name} is gone, or is not among the files of this run; put it back")
         split = open_dataset(job.splits[piece.file]) if piece.file in job.splits else None
         for batch in read_piece(piece, job.sources[piece.file], split, job.run.files, job.run.batch_rows):
             yield piece.file, batch

@@ -24,7 +24,9 @@ class ScoringSummary(BaseModel):
         files: files that the run names.
         new_files: of these, those that had not been scored before; the figures below are theirs.
         shards: shards that this run was to score.
-        failures: why shards of these failed, by their name; the figures below are those of the others.
+        failures: why shards of these failed, or files cannot be read, by name; the figures below are of the others.
+        unusable: why files are left out that an earlier run found to be broken, by name of the shard.
+        removed: rows that were labelled before and have been removed from the table since; no figure counts them.
         rows_in: rows read.
         scored: rows labelled.
         quarantined: rows that could not be labelled.
@@ -52,6 +54,8 @@ class ScoringSummary(BaseModel):
     new_files: int
     shards: int
     failures: dict[str, str]
+    unusable: dict[str, str]
+    removed: int
     rows_in: int
     scored: int
     quarantined: int
@@ -75,6 +79,21 @@ def drift_message(summary: ScoringSummary) -> str:
         f"{name} (PSI {summary.drift[name].psi:.2f}, KS {summary.drift[name].ks:.2f})" for name in summary.drifted
     )
     return f"the reviews differ from those that the model was validated on: {figures}"
+
+
+def unusable_message(summary: ScoringSummary) -> str:
+    """Return what says which files an earlier run found to be broken."""
+    (name, reason), *others = summary.unusable.items()
+    more = f" (and {len(others)} more)" if others else ""
+    return f"an earlier run found {len(summary.unusable):,} to be broken: {name}: {reason}{more}"
+
+
+def removed_message(summary: ScoringSummary) -> str:
+    """Return what says that rows were labelled and are gone, and what to do about it."""
+    return (
+        f"{summary.removed:,} rows that an earlier run labelled have been removed from the table since; to label them "
+        "again, name a re-scoring with rescore"
+    )
 
 
 def scoring_metrics(summary: ScoringSummary) -> dict[str, float]:
@@ -119,6 +138,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
     warning = f"\n**Drift:** {drift_message(summary)}\n" if summary.drifted else ""
     if summary.nothing:
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
+    if summary.removed:
+        warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.failures:
         heading = (
             f"{len(summary.failures):,} of {summary.shards:,} shards failed; what the others labelled is published"
@@ -131,18 +152,20 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
     ]
     return (
         f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
-        f"| | |\n| --- | ---: |\n{table}\n\n{_failed(summary.failures)}"
+        f"| | |\n| --- | ---: |\n{table}\n\n"
+        + _failed("What failed, and is left to the next run", summary.failures)
+        + _failed("Left out, since an earlier run found it to be broken", summary.unusable)
         + "\n\n".join(place for place in places if place)
         + "\n"
     )
 
 
-def _failed(failures: dict[str, str]) -> str:
-    """Return the section that tells what failed, or nothing where nothing did."""
+def _failed(heading: str, failures: dict[str, str]) -> str:
+    """Return a section that tells what failed and why, or nothing where nothing did."""
     if not failures:
         return ""
     shown = list(failures.items())[:_FAILURES_SHOWN]
     lines = [f"- {markdown_cell(name)}: {markdown_cell(reason)}" for name, reason in shown]
     if more := len(failures) - len(shown):
         lines.append(f"- and {more:,} more")
-    return "\n".join(["## What failed, and is left to the next run", "", *lines, "", ""])
+    return "\n".join([f"## {heading}", "", *lines, "", ""])

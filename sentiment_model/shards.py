@@ -6,7 +6,6 @@ small files are put together in the order of their names.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import polars as pl
@@ -28,6 +27,7 @@ class Piece(BaseModel):
 
     Attributes:
         file: the file's key.
+        name: the file's name.
         row_groups: first row group of a Parquet file and the one after the last; None for a whole file.
         first_row: number of the first row.
         part: which part of a text file that was split.
@@ -37,10 +37,20 @@ class Piece(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     file: str
+    name: str
     row_groups: tuple[int, int] | None = None
     first_row: int = 1
     part: int | None = None
     rejects: bool = False
+
+    @property
+    def id(self) -> str:
+        """Which rows these are, spelled so that it stays the same when a piece learns to say more."""
+        if self.row_groups:
+            return f"{self.file} row groups {self.row_groups[0]} to {self.row_groups[1]}"
+        if self.part is not None:
+            return f"{self.file} part {self.part}"
+        return f"{self.file} rejects" if self.rejects else self.file
 
 
 class Shard(BaseModel):
@@ -53,40 +63,54 @@ class Shard(BaseModel):
 
     @property
     def id(self) -> str:
-        """Hash of the content."""
-        canonical = json.dumps([piece.model_dump() for piece in self.pieces], sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        """Hash of which rows these are."""
+        return hashlib.sha256("\n".join(piece.id for piece in self.pieces).encode()).hexdigest()[:16]
+
+    def has_any(self, files: Collection[str]) -> bool:
+        """Tell whether it has rows of one of some files, given by key."""
+        return any(piece.file in files for piece in self.pieces)
+
+
+def _together(files: Sequence[Piece]) -> Shard:
+    name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
+    return Shard(name=name, pieces=tuple(files))
+
+
+def halves(shard: Shard) -> tuple[Shard, Shard]:
+    """Return what a shard of several files is cut into, so that one that is broken is in fewer others' way."""
+    middle = len(shard.pieces) // 2
+    return _together(shard.pieces[:middle]), _together(shard.pieces[middle:])
 
 
 def file_key(file: SourceFile) -> str:
-    """Return a hash of a file's name and content, which names its rows too.
+    """Return a hash of where a file is and of what is in it, which names its rows too.
+
+    It is the same whichever folder, glob or link the file is found through. So a file is scored once however it is
+    reached, and equal files in two places both are.
 
     Raises:
         SourceError: the file cannot be read.
     """
-    return hashlib.sha256(f"{file.name}\n{file.location.fingerprint()}".encode()).hexdigest()[:16]
+    identity = f"{file.location.identity}\n{file.location.fingerprint()}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def cut(
-    files: Mapping[str, SourceFile], splits: Mapping[str, Dataset], shard_rows: int, alone: Collection[str] = ()
-) -> list[Shard]:
+def cut(files: Mapping[str, SourceFile], splits: Mapping[str, Dataset], shard_rows: int) -> list[Shard]:
     """Cut files into shards.
 
     Args:
         files: the files by key.
         splits: the splits of large text files, by key.
         shard_rows: about how many rows a shard has at most.
-        alone: keys of small files that are not put together with others.
     """
     shards: list[Shard] = []
-    small: list[tuple[str, Piece]] = []
+    small: list[Piece] = []
     room = float(shard_rows)
 
     def close() -> None:
         nonlocal room
         if small:
-            name = small[0][0] if len(small) == 1 else f"{small[0][0]} and {len(small) - 1} more"
-            shards.append(Shard(name=name, pieces=tuple(piece for _, piece in small)))
+            shards.append(_together(small))
             small.clear()
         room = float(shard_rows)
 
@@ -99,12 +123,10 @@ def cut(
         if groups is not None and rows > shard_rows:
             shards += _parquet_shards(key, file, groups, shard_rows)
             continue
-        if rows > room or len(small) >= _MAX_FILES or key in alone:
+        if rows > room or len(small) >= _MAX_FILES:
             close()
-        small.append((file.name, Piece(file=key)))
+        small.append(Piece(file=key, name=file.name))
         room -= rows
-        if key in alone:
-            close()
     close()
     return shards
 
@@ -112,8 +134,10 @@ def cut(
 def _split_shards(key: str, file: SourceFile, split: Dataset) -> Iterator[Shard]:
     parts = len(split.files("part"))
     for part in range(parts):
-        yield Shard(name=f"{file.name} part {part + 1} of {parts}", pieces=(Piece(file=key, part=part),))
-    yield Shard(name=f"{file.name} unreadable rows", pieces=(Piece(file=key, rejects=True),))
+        yield Shard(
+            name=f"{file.name} part {part + 1} of {parts}", pieces=(Piece(file=key, name=file.name, part=part),)
+        )
+    yield Shard(name=f"{file.name} unreadable rows", pieces=(Piece(file=key, name=file.name, rejects=True),))
 
 
 def _parquet_shards(key: str, file: SourceFile, groups: Sequence[int], shard_rows: int) -> Iterator[Shard]:
@@ -123,7 +147,7 @@ def _parquet_shards(key: str, file: SourceFile, groups: Sequence[int], shard_row
         while end < len(groups) and rows + groups[end] <= shard_rows:
             rows += groups[end]
             end += 1
-        piece = Piece(file=key, row_groups=(start, end), first_row=row)
+        piece = Piece(file=key, name=file.name, row_groups=(start, end), first_row=row)
         yield Shard(name=f"{file.name} rows {row:,} to {row + rows - 1:,}", pieces=(piece,))
         start, row = end, row + rows
 

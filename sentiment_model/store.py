@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from obstore.exceptions import BaseError
@@ -35,7 +35,6 @@ from sentiment_model.objects import Objects, StoredObject, first_line
 
 MANIFEST = "_manifest.json"
 USED = "_used"
-SCHEMA_VERSION = 1
 
 
 class DatasetRef(BaseModel):
@@ -61,9 +60,9 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a dataset is, what it was made from, and which files it consists of."""
+    """What a dataset is, what it was made from, and which files it consists of; `writer` names who published it."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     stage: str
     stage_version: int
     fingerprint: str
@@ -72,6 +71,7 @@ class Manifest(BaseModel):
     counts: dict[str, Any]
     files: list[FileEntry]
     created_at: datetime
+    writer: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ class DatasetWriter:
 
     folder: Path
     roles: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
 
     def file(self, name: str, role: str = "part") -> Path:
         """Return the local path at which to write the file `name` of the dataset."""
@@ -212,7 +213,9 @@ class Store:
             content = self.objects.read(f"{folder}/{MANIFEST}")
             return None if content is None else Manifest.model_validate_json(content)
         except ValidationError as error:
-            raise StoreError(f"manifest of {self.url}/{folder} is damaged; delete it to make it again") from error
+            raise StoreError(
+                f"manifest of {self.url}/{folder} is damaged or of another version; delete it to make it again"
+            ) from error
         except BaseError as error:
             raise StoreError(f"cannot read the store {self.url}: {first_line(error)}") from error
 
@@ -273,9 +276,11 @@ class Store:
                         for file, role in writer.roles.items()
                     ],
                     created_at=datetime.now(UTC),
+                    writer=name,
                 )
                 for file in writer.roles:
                     self.objects.upload(f"{folder}/{name}/{file}", writer.folder / file)
+                writer.complete = True  # the files are needed, even if the store cannot say that it has the manifest
                 published = self.objects.create(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
                 if not published:
                     self._discard(writer, f"{folder}/{name}")
@@ -329,10 +334,12 @@ class Store:
             return
         path = Path(self.url, folder)
         path.mkdir(parents=True)
+        writer = DatasetWriter(path)
         try:
-            yield DatasetWriter(path)
+            yield writer
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            if not writer.complete:
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
     def _discard(self, writer: DatasetWriter, folder: str) -> None:
@@ -355,5 +362,7 @@ def store_error(url: str, error: Exception) -> SentimentError:
     """Return what to raise where writing to a store failed: no space left, or another reason."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
     if full:
-        return StoreError(f"no space left while writing to {url}; nothing was published: free some space and run again")
-    return StoreError(f"cannot write to the store {url}: {first_line(error)}; nothing was published")
+        return StoreError(
+            f"no space left while writing to {url}; nothing half-written is readable: free some space and run again"
+        )
+    return StoreError(f"cannot write to the store {url}: {first_line(error)}; nothing half-written is readable")

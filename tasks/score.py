@@ -11,8 +11,9 @@ from prefect.tasks import exponential_backoff
 
 from sentiment_model.config import ScoringRun
 from sentiment_model.engines import Bundle, LocalEngine, score_on_ray
-from sentiment_model.errors import SentimentError
-from sentiment_model.score_table import Plan, Receipt, ScoreTable
+from sentiment_model.errors import FileAccessError, SourceError
+from sentiment_model.ledger import Ledger
+from sentiment_model.score_table import Plan, Receipt
 from sentiment_model.scoring import ScoringJob
 from sentiment_model.settings import DeviceName
 from sentiment_model.shards import Shard, cut
@@ -43,87 +44,75 @@ def fetch_model(tracker: Tracker, model_uri: str, destination: Path) -> tuple[Pa
 
 
 class Planned(NamedTuple):
-    """What there is to score.
+    """What plans need beside the table's log.
 
     Attributes:
-        shards: all shards that hold rows of the run's files.
-        pending: those that are not done.
-        splits: the splits that these need, by the file's key.
+        splits: the splits that pending shards need, by the file's key.
+        unreadable: why files cannot be split, by name; they are left to another run.
     """
 
-    shards: list[Shard]
-    pending: list[Shard]
     splits: dict[str, DatasetRef]
+    unreadable: dict[str, str]
 
 
-@task(name="plan", task_run_name="plan {table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
-def plan(table: ScoreTable, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> Planned:
-    """Plan the files that nobody has planned yet.
+@task(name="plan", task_run_name="plan {ledger.table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
+def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> Planned:
+    """Plan the files that nobody has planned yet, and the pieces of shards that were cancelled.
 
     Args:
-        table: where the plans are.
+        ledger: what has been planned and done.
         files: all files to score, by key.
         run: how they are read and cut.
         store_url: where large text files are split to.
 
     Raises:
-        SourceError: a file cannot be read.
         StoreError: the store or the table cannot be written.
     """
-    plans = table.plans()
-    _cancel_groups(table, _shards(plans), files)
     splits: dict[str, DatasetRef] = {}
+    unreadable: dict[str, str] = {}
+    tried: set[str] = set()
     while True:
-        cancelled = table.cancelled()
-        shards = [shard for shard in _shards(plans) if shard.id not in cancelled]
-        # Whoever cancelled a shard may have died before its files were planned anew.
-        alone = {piece.file for shard in _shards(plans) if shard.id in cancelled for piece in shard.pieces}
-        planned = {piece.file for shard in shards for piece in shard.pieces}
-        new = {key: file for key, file in files.items() if key not in planned}
-        if not new:
+        anew = ledger.to_plan_anew()
+        new = {key: files[key] for key in ledger.unplanned(files) if files[key].name not in unreadable}
+        if not anew and not new:
             break
-        splits |= _split({key: file for key, file in new.items() if key not in splits}, run, store_url)
-        parts = {key: open_dataset(ref) for key, ref in splits.items()}
-        names = {key: file.name for key, file in new.items()}
-        appended = Plan(files=names, shards=cut(new, parts, run.shard_rows, alone))
-        if table.append(appended, len(plans)):
+        made, failed = _split({key: file for key, file in new.items() if key not in tried}, run, store_url)
+        tried |= new.keys()
+        splits |= made
+        unreadable |= failed
+        new = {key: file for key, file in new.items() if file.name not in unreadable}
+        shards = [*anew, *cut(new, {key: open_dataset(ref) for key, ref in splits.items()}, run.shard_rows)]
+        if shards and ledger.table.append(Plan(shards=shards), ledger.plans) and new:
             get_run_logger().info("Planned %d new files", len(new))
-            plans.append(appended)
-        else:
-            plans = table.plans()
-    shards = [shard for shard in shards if any(piece.file in files for piece in shard.pieces)]
-    done = table.done()
-    pending = [shard for shard in shards if shard.id not in done]
+        ledger.update()
     planned_before = {
         piece.file: files[piece.file]
-        for shard in pending
+        for shard in ledger.pending(files)
         for piece in shard.pieces
         if piece.file in files and piece.file not in splits and (piece.part is not None or piece.rejects)
     }
-    return Planned(shards, pending, splits | _split(planned_before, run, store_url))
+    made, failed = _split(planned_before, run, store_url)
+    return Planned(splits | made, unreadable | failed)
 
 
-def _split(files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> dict[str, DatasetRef]:
-    """Split the large text files among some files, given by key; return the splits by key."""
-    return {
-        key: run_stage(SPLIT, store_url, *recipe, timeout_seconds=_TIMEOUT_SECONDS)
-        for key, recipe in split_recipes(files, run).items()
-    }
+def _split(
+    files: Mapping[str, SourceFile], run: ScoringRun, store_url: str
+) -> tuple[dict[str, DatasetRef], dict[str, str]]:
+    """Split the large text files among some files, given by key.
 
-
-def _shards(plans: list[Plan]) -> list[Shard]:
-    return [shard for each in plans for shard in each.shards]
-
-
-def _cancel_groups(table: ScoreTable, shards: list[Shard], files: Mapping[str, SourceFile]) -> None:
-    """Cancel the shards of several files that an earlier run has left, so that the files are planned one by one.
-
-    One file that is broken or gone must not keep those from being scored that it was put together with.
+    Returns:
+        the splits by key, and why files cannot be read, by name. A file that can, but holds nothing that can be split,
+        is in neither: who scores it will find that it is broken.
     """
-    done = table.done()
-    for shard in shards:
-        if len(shard.pieces) > 1 and shard.id not in done and any(piece.file in files for piece in shard.pieces):
-            table.cancel(shard.id)
+    splits, unreadable = {}, {}
+    for key, recipe in split_recipes(files, run).items():
+        try:
+            splits[key] = run_stage(SPLIT, store_url, *recipe, timeout_seconds=_TIMEOUT_SECONDS)
+        except FileAccessError as error:
+            unreadable[files[key].name] = str(error)
+        except SourceError:
+            continue
+    return splits, unreadable
 
 
 @task(
@@ -134,6 +123,7 @@ def _cancel_groups(table: ScoreTable, shards: list[Shard], files: Mapping[str, S
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
     retry_condition_fn=retry_can_help,
+    # The engine ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
 )
 def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
     """Score a shard in a process of the engine.
@@ -147,9 +137,9 @@ def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
 
 def score_locally(
     engine: LocalEngine, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
-) -> dict[str, str]:
-    """Score shards, each as a task run of its own; return why shards failed, by their name."""
-    failures: dict[str, str] = {}
+) -> dict[Shard, Exception]:
+    """Score shards, each as a task run of its own; return why shards failed."""
+    failures: dict[Shard, Exception] = {}
     runner: ThreadPoolTaskRunner[Receipt] = ThreadPoolTaskRunner(max_workers=workers)  # as many in work at once
     with runner:
         futures = [(shard, runner.submit(score_shard, {"engine": engine, "shard": shard})) for shard in shards]
@@ -158,7 +148,7 @@ def score_locally(
             if isinstance(result, Receipt):
                 on_done(result)
             else:
-                failures[shard.name] = str(result) if isinstance(result, SentimentError) else repr(result)
+                failures[shard] = result
     return failures
 
 
@@ -174,8 +164,8 @@ def score_with_ray(
     shards: list[Shard],
     workers: int,
     on_done: Callable[[Receipt], None],
-) -> dict[str, str]:
-    """Score shards on a Ray cluster; return why shards failed, by their name.
+) -> dict[Shard, Exception]:
+    """Score shards on a Ray cluster; return why shards failed.
 
     Raises:
         ConfigurationError: Ray is not installed.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import duckdb
@@ -26,21 +26,23 @@ from hypothesis import strategies as st
 from mlflow.entities import Run
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
-from servers import newest_artifact_of_a_flow
+from servers import ROOT, newest_artifact_of_a_flow, wait_for
 from tiny import tiny_bundle
 
 import flows.score
-from flows.score import _raising, score
+from flows.score import _Outcome, _raising, score
 from sentiment_model.bundle import Predictor
-from sentiment_model.config import DriftConfig, IngestConfig
+from sentiment_model.config import DriftConfig, IngestConfig, ScoringRun
+from sentiment_model.delta import append_to_delta
 from sentiment_model.drift import EDGES, add, drift, histograms
 from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
-from sentiment_model.errors import QualityError, ScoringError, StoreError
+from sentiment_model.errors import QualityError, ScoringError, SourceError, StoreError
 from sentiment_model.ingest import write_reviews
-from sentiment_model.score_table import Receipt, ScoreTable
+from sentiment_model.score_table import Receipt, ScoreTable, Staging
+from sentiment_model.scoring import score_shard
 from sentiment_model.scoring_report import ScoringSummary, _failed
 from sentiment_model.settings import Settings
-from sentiment_model.shards import Shard
+from sentiment_model.shards import Piece, Shard, halves
 from sentiment_model.store import DatasetWriter
 from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog, git_commit
 
@@ -143,50 +145,48 @@ def test_a_killed_worker_is_replaced(engine: LocalEngine, inbox: Path, tmp_path:
     assert len(published_rows(tmp_path / "table")) == 1020
 
 
-def test_a_worker_that_starts_while_another_is_killed_does_not_outlive_the_pool(
-    inbox: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def workers_besides(before: list[psutil.Process]) -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [each for each in children if "spawn_main" in " ".join(each.cmdline()) and each not in before]
+
+
+def test_a_worker_that_is_killed_takes_no_other_with_it(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
     tiny_bundle(tmp_path / "bundle")
     job, shards = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
-    engine = LocalEngine(partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None), 2)
-
-    def workers() -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-
-    before = workers()
-    engine.score(shards[0])
-    (first,) = (worker for worker in workers() if worker not in before)
-    first.send_signal(signal.SIGSTOP)  # busy, so that the next but one shard needs a second worker
-    start = SpawnProcess.start
-
-    def start_slowly(process: SpawnProcess) -> None:
-        start(process)
+    before = workers_besides([])
+    start = partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None)
+    with closing(LocalEngine(start, 2)) as engine, ThreadPoolExecutor(2) as threads:
+        engine.score(shards[0])
+        (first,) = workers_besides(before)
+        first.send_signal(signal.SIGSTOP)
+        lost = threads.submit(engine.score, shards[1])
+        other = threads.submit(engine.score, shards[2])
+        wait_for(lambda: len(workers_besides(before)) == 2, "a second worker", 60)
         first.kill()
-        time.sleep(1)  # for the pool to notice, and to end the workers that it knows
-
-    def score(shard: Shard) -> str:
-        try:
-            engine.score(shard)
-        except WorkerLostError:
-            return "lost"
-        return "scored"
-
-    with ThreadPoolExecutor(2) as threads:
-        busy = threads.submit(score, shards[1])
-        time.sleep(1)
-        monkeypatch.setattr(SpawnProcess, "start", start_slowly)
-        late = threads.submit(score, shards[2])
-        assert (busy.result(timeout=60), late.result(timeout=60)) == ("lost", "lost")
-    monkeypatch.setattr(SpawnProcess, "start", start)
-    receipts = [engine.score(shard) for shard in shards]
-    started = [worker for worker in workers() if worker not in before]
-    engine.close()
-    _, alive = psutil.wait_procs(started, timeout=20)
-    for worker in alive:
-        worker.kill()
-    assert alive == []
-    assert len(receipts) == len(shards)
+        with pytest.raises(WorkerLostError, match=r"died while a\.parquet rows 101 to 200 was in work"):
+            lost.result(timeout=60)
+        assert other.result(timeout=60).shard == shards[2].id
+        receipts = [engine.score(shard) for shard in shards]
+    assert [receipt.shard for receipt in receipts] == [shard.id for shard in shards]
     assert len(published_rows(tmp_path / "table")) == 1020
+    assert workers_besides(before) == []
+
+
+def test_a_worker_that_hangs_is_ended(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    tiny_bundle(tmp_path / "bundle")
+    job, shards = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100))
+    before = workers_besides([])
+    start = partial(ShardWorker, job, "cpu", read_bundle(tmp_path / "bundle"), None)
+    with closing(LocalEngine(start, 1, shard_seconds=20)) as engine:
+        engine.score(shards[0])
+        (worker,) = workers_besides(before)
+        worker.send_signal(signal.SIGSTOP)
+        engine._shard_seconds = 0.5
+        with pytest.raises(WorkerLostError, match=r"a\.parquet rows 101 to 200 took longer than 0 s"):
+            engine.score(shards[1])
+        engine._shard_seconds = 60
+        assert engine.score(shards[1]).shard == shards[1].id
+        assert not worker.is_running()
 
 
 def test_workers_end_with_their_parent(tmp_path: Path, inbox: Path) -> None:
@@ -266,19 +266,78 @@ def test_exports_that_a_delta_table_does_not_have_are_refused(inbox: Path, expor
         run_on(inbox, output_format="delta", **export)
 
 
-def test_a_delta_table_holds_each_row_once(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+def delta_rows(table: Path) -> pl.DataFrame:
     deltalake = pytest.importorskip("deltalake")
-    run = run_on(inbox, shard_rows=200, output_format="delta")
-    scored = score_into(tmp_path / "table", predictor, run)
-    for path in (tmp_path / "table" / "_log").rglob("receipts/*.json"):
-        path.unlink()  # as if every worker had died after its rows were in the table, and before it could say so
-    score_into(tmp_path / "table", predictor, run)
-    table = deltalake.DeltaTable(str(tmp_path / "table" / "delta"))
-    rows = pl.from_arrow(table.to_pyarrow_table())
+    rows = pl.from_arrow(deltalake.DeltaTable(str(table / "delta")).to_pyarrow_table())
     assert isinstance(rows, pl.DataFrame)
-    assert rows["row_id"].n_unique() == len(rows) == scored.counts.scored == 1020
+    return rows
+
+
+@pytest.mark.parametrize("die_at", ["append", "receipt"])
+def test_a_delta_table_holds_each_row_once(
+    die_at: str, inbox: Path, tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers die before, or after, their rows are in the table; then small files are taken apart."""
+    deltalake = pytest.importorskip("deltalake")
+    reviews(30, 1020).write_csv(inbox / "d.csv")
+    run = run_on(inbox, shard_rows=200, output_format="delta")
+
+    class DiedError(Exception):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise DiedError
+
+    job, shards = prepare(tmp_path / "table", predictor, run)
+    with monkeypatch.context() as patch:
+        owner, name = (deltalake, "write_deltalake") if die_at == "append" else (ScoreTable, "commit")
+        patch.setattr(owner, name, die)
+        for shard in shards:
+            if not shard.pieces[0].rejects:  # there are none
+                with pytest.raises(DiedError):
+                    score_shard(job, shard, predictor, None)
+    table = ScoreTable(job.table, job.key)
+    *single, group = shards
+    assert len(group.pieces) == 2
+    assert table.cancel(group.id)
+    for shard in (*single, *halves(group)):
+        assert score_shard(job, shard, predictor, None).outcome == "scored"
+    rows = delta_rows(tmp_path / "table")
+    assert sorted(rows["id"].cast(pl.Int64)) == list(range(1050))
+    assert rows["row_id"].n_unique() == 1050
     assert set(rows["version"]) == {"7"}
     assert published_rows(tmp_path / "table") == []
+
+
+def test_a_delta_table_holds_the_rows_of_every_version_and_re_scoring(
+    inbox: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    pytest.importorskip("deltalake")
+    for options in ({}, {"rescore": "again"}, {"threshold": 0.4}):
+        for _ in range(2):
+            score_into(tmp_path / "table", predictor, run_on(inbox, output_format="delta", **options))
+    assert delta_rows(tmp_path / "table")["row_id"].value_counts()["count"].unique().to_list() == [3]
+
+
+def test_two_workers_append_the_same_rows_once(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
+    """Both have read the Delta table's log before one of them commits."""
+    pytest.importorskip("deltalake")
+    run = run_on(inbox, shard_rows=100_000, output_format="delta")
+    score_into(tmp_path / "table", predictor, run)
+    _, (shard,) = prepare(tmp_path / "table", predictor, run_on(inbox, shard_rows=100_000, rescore="again"))
+    barrier = threading.Barrier(2)
+
+    def append(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        staging = Staging(tmp_path / str(number))
+        rows = pl.DataFrame({"row_id": [f"{shard.pieces[0].file}-{row}" for row in range(50)]})
+        rows.write_parquet(staging.file("a.parquet"))
+        barrier.wait()
+        append_to_delta(str(tmp_path / "table" / "delta"), "again", shard, staging, "7")
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(append, range(2)))
+    assert len(delta_rows(tmp_path / "table")) == 1020 + 50
 
 
 class TestDrift:
@@ -375,72 +434,177 @@ def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: P
         ("e.parquet", "PAR1 and no more", "is damaged"),
     ],
 )
-def test_a_broken_file_fails_alone_and_the_next_run_does_the_rest(
-    name: str, content: str, reason: str, champion: Tracker, inbox: Path
+def test_a_broken_file_fails_alone_and_once(
+    name: str, content: str, reason: str, champion: Tracker, inbox: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    for number in range(4):
+        reviews(5, 1020 + 5 * number).write_csv(inbox / f"d{number}.csv")
     (inbox / name).write_text(content)
     run = run_on(inbox, shard_rows=200)
-    with pytest.raises(ScoringError, match=r"1 of 8 shards failed; the other 7 are published.*c\.csv and 1 more: "):
+    # The group of six small files was cut into halves until the broken one was alone.
+    with pytest.raises(ScoringError, match=rf"1 of 11 shards failed; the other 10 .* published.*{name}: .*{reason}"):
         score(run)
     text = newest_artifact_of_a_flow("scores")
-    assert text.startswith("# 1 of 8 shards failed; what the others labelled is published\n")
-    assert "| Rows labelled | 1,000 |" in text
-    assert re.search(rf"^- c\.csv and 1 more: .*{reason}", text, flags=re.MULTILINE)
+    assert text.startswith("# 1 of 11 shards failed; what the others labelled is published\n")
+    assert "| Rows labelled | 1,040 |" in text
+    assert re.search(rf"^- {name}: .*{reason}", text, flags=re.MULTILINE)
     (logged,) = scorings(champion)
     assert logged.info.status == "FAILED"
-    assert (logged.data.metrics["scored"], logged.data.metrics["failed_shards"]) == (1000, 1)
-    with pytest.raises(ScoringError, match=rf"1 of 2 shards failed; the other 1 are published.*{name}: .*{reason}"):
-        score(run)  # one bad file does not keep the one from being scored that it was put together with
-    assert len(published_rows(Path(Settings().store_url) / "scores")) == 1020
+    assert (logged.data.metrics["scored"], logged.data.metrics["failed_shards"]) == (1040, 1)
+    assert len(published_rows(Path(Settings().store_url) / "scores")) == 1040
+
+    summary: ScoringSummary = score(run)  # an hour later, when nothing new has come
+    assert (summary.reused, summary.scored, summary.shards, summary.failures) == (True, 1040, 0, {})
+    assert list(summary.unusable) == [name]
+    assert any(f"broken: {name}: " in message for message in caplog.messages)
+    assert f"- {name}: " in newest_artifact_of_a_flow("scores")
     (inbox / name).unlink()
+    summary = score(run)
+    assert (summary.reused, summary.scored, summary.unusable) == (True, 1040, {})
+
+
+def test_rows_that_cannot_be_scored_fail_the_run_that_meets_them(champion: Tracker, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.csv").write_text('text\ngood\n""\n""\n')
+    with pytest.raises(QualityError, match="2 of 3 rows"):
+        score(run_on(folder))
+    assert score(run_on(folder)).quarantined == 2  # an inbox in which nothing new has arrived
+    with pytest.raises(QualityError, match="2 of 3 rows"):
+        score(run_on(folder / "a.csv"))
+
+
+def test_a_file_that_cannot_be_read_now_is_left_to_another_run(champion: Tracker, inbox: Path) -> None:
+    (inbox / "d.csv").symlink_to("/proc/self/mem")  # which gives an input/output error, even to root
+    run = run_on(inbox, shard_rows=200)
+    with pytest.raises(ScoringError, match=r"1 files cannot be read; the other 8 shards .* d\.csv: cannot read"):
+        score(run)
+    (inbox / "d.csv").unlink()
+    reviews(10, 1020).write_csv(inbox / "d.csv")
     summary: ScoringSummary = score(run)
-    assert summary.reused
-    assert summary.scored == 1020
+    assert (summary.shards, summary.scored) == (1, 10)
+
+
+def outcome_of(*failures: tuple[str, Exception]) -> _Outcome:
+    outcome = _Outcome()
+    for name, error in failures:
+        shard = Shard(name=name, pieces=(Piece(file=name, name=name),))
+        outcome.tried |= {shard, Shard(name="other", pieces=(Piece(file="other", name="other"),))}
+        outcome.failures[shard] = error
+    return outcome
 
 
 def test_what_fails_after_shards_failed_does_not_hide_them() -> None:
     with (
         pytest.raises(ScoringError, match=r"1 of 2 shards failed.*a\.csv: no text") as raised,
-        _raising({"a.csv": "no text"}, {"1", "2"}),
+        _raising(outcome_of(("a.csv", SourceError("no text"))), {}),
     ):
         raise StoreError("the disk is gone")
     assert isinstance(raised.value.__cause__, StoreError)
-    with pytest.raises(StoreError, match="gone"), _raising({}, {"1", "2"}):
+    with pytest.raises(StoreError, match="gone"), _raising(outcome_of(), {}):
         raise StoreError("the disk is gone")
 
 
 def test_a_report_of_failures_is_short_and_keeps_its_form() -> None:
-    lines = _failed({f"{i}.csv": "two\nlines of *text*" for i in range(102)}).splitlines()
-    assert lines[:3] == ["## What failed, and is left to the next run", "", r"- 0.csv: two lines of \*text\*"]
+    lines = _failed("What failed", {f"{i}.csv": "two\nlines of *text*" for i in range(102)}).splitlines()
+    assert lines[:3] == ["## What failed", "", r"- 0.csv: two lines of \*text\*"]
     assert lines[-3:] == [r"- 99.csv: two lines of \*text\*", "- and 2 more", ""]
 
 
-def test_a_small_file_that_is_taken_away_does_not_block_the_others(champion: Tracker, inbox: Path) -> None:
-    (inbox / "e.csv").write_text("body\nno column named text\n")
+def stop_before_scoring(monkeypatch: pytest.MonkeyPatch, run: ScoringRun) -> None:
+    """Let a run end, as if it were killed, when everything is planned and nothing scored."""
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.score, "_score", killed)
+        with pytest.raises(KilledError):
+            score(run)
+
+
+def test_small_files_stay_together_when_a_run_was_killed(
+    champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        reviews(1, 1020 + number).write_csv(inbox / f"d{number}.csv")
     run = run_on(inbox, shard_rows=200)
-    with pytest.raises(ScoringError, match=r"c\.csv and 1 more"):
-        score(run)
+    stop_before_scoring(monkeypatch, run)
+    summary: ScoringSummary = score(run)
+    assert (summary.shards, summary.scored) == (8, 1050)
+
+
+def test_a_small_file_that_is_taken_away_does_not_block_the_others(
+    champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews(5, 1020).write_csv(inbox / "e.csv")
+    run = run_on(inbox, shard_rows=200)
+    stop_before_scoring(monkeypatch, run)
     (inbox / "e.csv").unlink()
     summary: ScoringSummary = score(run)
-    assert (summary.shards, summary.new_files, summary.scored) == (1, 1, 20)
+    assert (summary.failures, summary.scored) == ({}, 1020)
 
 
 @pytest.mark.timeout(120)
 def test_a_run_that_died_between_cancelling_and_planning_anew_is_completed(
-    champion: Tracker, inbox: Path, settings_in: Path
+    champion: Tracker, inbox: Path, settings_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (inbox / "e.csv").write_text("body\nno column named text\n")
+    reviews(10, 1020).write_csv(inbox / "d.csv")
     run = run_on(inbox, shard_rows=200)
-    with pytest.raises(ScoringError, match=r"c\.csv and 1 more"):
-        score(run)
+    stop_before_scoring(monkeypatch, run)
     (log,) = (settings_in / "store" / "scores" / "_log").iterdir()
     table = ScoreTable(str(settings_in / "store" / "scores"), log.name)
-    (group,) = (shard for plan in table.plans() for shard in plan.shards if len(shard.pieces) > 1)
+    first = table.plan(0)
+    assert first
+    (group,) = (shard for shard in first.shards if len(shard.pieces) > 1)
     assert table.cancel(group.id)
-    (inbox / "e.csv").unlink()
     summary: ScoringSummary = score(run)
-    assert (summary.shards, summary.scored) == (1, 20)
-    assert len(table.plans()) == 2
+    assert (summary.shards, summary.scored) == (9, 1030)
+    again = table.plan(1)
+    assert again
+    assert [shard.name for shard in again.shards] == ["c.csv", "d.csv"]
+    assert table.plan(2) is None
+
+
+def test_scores_that_were_removed_are_not_counted(champion: Tracker, inbox: Path, settings_in: Path) -> None:
+    first: ScoringSummary = score(run_on(inbox))
+    rmtree(settings_in / "store" / "scores" / "scores" / "version=1")
+    again: ScoringSummary = score(run_on(inbox, csv=True, to_label=5))
+    assert (first.scored, first.removed) == (1020, 0)
+    assert (again.scored, again.removed, again.scores, again.csv, again.to_label) == (0, 1020, [], None, None)
+    assert "1,020 rows that an earlier run labelled have been removed" in newest_artifact_of_a_flow("scores")
+    reviews(10, 1020).write_csv(inbox / "d.csv")
+    more: ScoringSummary = score(run_on(inbox, csv=True))
+    assert (more.scored, more.removed) == (10, 1020)
+    assert len(pd.read_csv(more.csv or "")) == 10
+
+
+def test_every_file_is_in_one_manifest(champion: Tracker, inbox: Path, settings_in: Path) -> None:
+    for number in range(3):
+        reviews(10, 1020 + 10 * number).write_csv(inbox / f"d{number}.csv")
+        score(run_on(inbox, shard_rows=200))
+        score(run_on(inbox, shard_rows=200))
+    scores = settings_in / "store" / "scores"
+    manifests = [json.loads(path.read_text()) for path in sorted(scores.glob("_log/*/manifests/*.json"))]
+    files = [file["path"] for manifest in manifests for file in manifest["files"]]
+    assert [len(manifest["files"]) for manifest in manifests] == [7, 1, 1]
+    assert sorted(files) == sorted(str(path.relative_to(scores)) for path in scores.glob("scores/**/*.parquet"))
+
+
+def test_readers_see_each_review_once_whatever_has_scored_it(champion: Tracker, inbox: Path, settings_in: Path) -> None:
+    """By the query of README."""
+    (query,) = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    query = query.replace("data/store/scores", str(settings_in / "store" / "scores"))
+    (inbox / "b.jsonl").unlink()
+    (inbox / "c.csv").unlink()
+    for options in ({}, {"threshold": 0.4}, {"model_uri": "models:/sentiment@challenger"}):
+        summary: ScoringSummary = score(run_on(inbox, **options))
+        rows = pl.concat([pl.read_parquet(path, glob=False) for path in summary.scores])
+        assert summary.scored == 700
+        assert dict(duckdb.sql(query).fetchall()) == dict(rows["label"].value_counts().iter_rows())
 
 
 @pytest.mark.slow
@@ -453,7 +617,12 @@ def test_a_run_has_the_rows_of_a_shard_that_another_run_cancels(
 
     def overtaken(*arguments: Any) -> TrainingRunLog:
         monkeypatch.setattr(flows.score, "start_mlflow_run", start)
-        other: ScoringSummary = score(run)  # finds small files that were put together and are not in work yet
+        (log,) = (Path(Settings().store_url) / "scores" / "_log").iterdir()
+        table = ScoreTable(str(log.parent.parent), log.name)
+        first = table.plan(0)
+        assert first
+        assert table.cancel(first.shards[-1].id)
+        other: ScoringSummary = score(run)
         assert (other.scored, other.shards) == (1030, 9)
         return start(*arguments)
 

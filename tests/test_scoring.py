@@ -175,7 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_publishes_nothing(folder: Path, small_disk: Path, predictor: Predictor) -> None:
     noise = [f"good film {random.Random(i).randbytes(400).hex()}" for i in range(2000)]
     pl.DataFrame({"text": noise}).write_csv(folder / "a.csv")
-    with pytest.raises(StoreError, match=r"no space left .*nothing was published: free some space"):
+    with pytest.raises(StoreError, match=r"no space left .*nothing half-written is readable: free some space"):
         score_into(small_disk / "scores", predictor, run_on(folder))
     assert published(small_disk) == []
 
@@ -221,13 +221,28 @@ def test_scores_are_named_by_content_model_and_options(folder: Path) -> None:
     others = [name("other"), name(shadow="s"), name(threshold=0.7), name(max_text_bytes=5), name(rescore="again")]
     assert len({first, *others}) == 6
 
-    (before,) = (file_key(file) for file in files_to_score(run_on(folder)))
-    folder.rename(folder.parent / "moved")
-    (moved,) = (file_key(file) for file in files_to_score(run_on(folder.parent / "moved")))
-    assert moved == before
-    (folder.parent / "moved" / "a.csv").write_text("text\ngood!\n")
-    (changed,) = (file_key(file) for file in files_to_score(run_on(folder.parent / "moved")))
-    assert changed != before
+
+def test_a_file_is_known_by_its_place_and_content_however_it_is_reached(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for customer in ("a", "b"):
+        (folder / customer).mkdir()
+        (folder / customer / "day.csv").write_text("text\ngood\n")
+
+    def keys(path: Path | str) -> set[str]:
+        return {file_key(file) for file in files_to_score(run_on(path))}
+
+    both = keys(folder)
+    assert len(both) == 2  # equal files of two customers
+    one = keys(folder / "a")
+    assert len(one) == 1
+    assert one < both
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    for path in ("in/a/day.csv", "in/*/day.csv", "link/a", "in/b/../a", f"file://{folder}/a"):
+        assert one <= keys(path) <= both
+    (folder / "a" / "day.csv").write_text("text\ngood!\n")
+    assert keys(folder / "a").isdisjoint(both)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from sentiment_model.errors import NoReviewsError, SourceError
+from sentiment_model.errors import FileAccessError, NoReviewsError, SourceError
 from sentiment_model.objects import first_line
 from sentiment_model.store import sha256_of
 
@@ -54,8 +55,20 @@ class Location:
         """Full path or URL."""
         return f"{self.root.rstrip('/')}/{self.name}"
 
+    @property
+    def identity(self) -> str:
+        """Where the file is, spelled in one way: a path without links, or a URL without credentials."""
+        if self.version is None:
+            return os.path.realpath(self.path)
+        url = urlsplit(self.path)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{posixpath.normpath(url.path)}"
+
     def fingerprint(self) -> str:
-        """Return a hash of the content: SHA-256 of a local file, e-tag and size of an object."""
+        """Return a hash of the content: SHA-256 of a local file, e-tag and size of an object.
+
+        A store's e-tag of an object that came in several parts depends on the parts: put there again in other ones,
+        the same bytes are another content.
+        """
         if self.version is None:
             with self._readable():
                 return sha256_of(Path(self.path))
@@ -65,7 +78,7 @@ class Location:
         """Check that the file is still the one that was found.
 
         Raises:
-            SourceError: it was changed or removed since.
+            FileAccessError: it was changed or removed since.
         """
         with self._readable():
             if self.version is None:
@@ -74,14 +87,14 @@ class Location:
             else:
                 same = _version(obstore.head(from_url(self.root), self.name)) == self.version
         if not same:
-            raise SourceError(f"{self.path} was changed while it was being read; run again when it is complete")
+            raise FileAccessError(f"{self.path} was changed while it was being read; run again when it is complete")
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open the file for reading; it can seek.
 
         Raises:
-            SourceError: it cannot be opened or, on an object store, read.
+            FileAccessError: it cannot be opened or, on an object store, read.
         """
         with self._readable():
             if self.version is None:
@@ -95,10 +108,10 @@ class Location:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise SourceError(f"cannot read {self.path}: {error}") from error
+        except OSError as error:
+            raise FileAccessError(f"cannot read {self.path}: {error}") from error
         except BaseError as error:
-            raise SourceError(f"cannot read {self.path}: {first_line(error)}") from error
+            raise FileAccessError(f"cannot read {self.path}: {first_line(error)}") from error
 
 
 class _ObjectFile(io.RawIOBase):

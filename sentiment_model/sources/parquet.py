@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import FileAccessError, SourceError
 from sentiment_model.objects import first_line
 from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
@@ -73,6 +73,8 @@ def _damage_reported(file: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the system; Arrow's own about a file's content has none
+            raise FileAccessError(f"cannot read {file}: {error}") from error
         raise SourceError(f"{file} is no Parquet file or is damaged: {first_line(error)}") from error
 
 
