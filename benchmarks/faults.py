@@ -371,7 +371,7 @@ def _rows_table(rounds: Sequence[Round], rows: int) -> Table:
     note = (
         f"Each round scores {rows:,} rows, quarantined ones included, into a table of its own, and is started again "
         "until it is done. Failures are ends of runs none of whose processes had been killed. Rows are compared with "
-        "those of an undisturbed run, as readers of all files see them and by the manifest of the run; the larger "
+        "those of an undisturbed run, as readers of all files see them and by the manifests; the larger "
         "figure counts. Early files are those that readers could see before their receipt."
     )
     return Table("Rows after the last restart", columns, lines, note)

@@ -1,6 +1,9 @@
 """Scores as a Delta table, for readers who want one; needs the extra `delta`."""
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -8,6 +11,9 @@ from sentiment_model.errors import ConfigurationError, StoreError
 from sentiment_model.objects import first_line
 from sentiment_model.score_table import Staging
 from sentiment_model.shards import Shard
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 _ATTEMPTS = 20
 _KEY_LENGTH = 16  # of a file's key, with which the id of a row begins
@@ -68,3 +74,66 @@ def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version:
     for path in paths:
         path.unlink()
         del staging.files[path]
+
+
+def delta_partitions(url: str) -> Iterator[tuple[str, date]]:
+    """Yield the partitions of a Delta table, as `version=3/date=2026-11-24`, and their days; none without deltalake.
+
+    Raises:
+        StoreError: the table cannot be read.
+    """
+    with _opened(url) as table:
+        for partition in table.partitions() if table else ():
+            yield f"version={partition['version']}/date={partition['date']}", date.fromisoformat(partition["date"])
+
+
+def delete_from_delta(url: str, partition: str) -> None:
+    """Delete the rows of a partition that :func:`delta_partitions` has named; older versions of the table keep them.
+
+    Raises:
+        StoreError: the table cannot be written.
+    """
+    version, day = (part.partition("=")[2] for part in partition.split("/"))
+    with _opened(url) as table:
+        if table:
+            table.delete(f"version = '{version}' AND date = '{day}'")
+
+
+def has_unneeded_files(url: str, days: float) -> bool:
+    """Tell whether a Delta table has files that none of its versions of the last days needs.
+
+    Raises:
+        StoreError: the table cannot be read.
+    """
+    with _opened(url) as table:
+        return bool(table and _vacuum(table, days, dry_run=True))
+
+
+def vacuum_delta(url: str, days: float) -> None:
+    """Delete those files.
+
+    Raises:
+        StoreError: the table cannot be written.
+    """
+    with _opened(url) as table:
+        if table:
+            _vacuum(table, days, dry_run=False)
+
+
+def _vacuum(table: "DeltaTable", days: float, *, dry_run: bool) -> list[str]:
+    return table.vacuum(int(24 * days), dry_run=dry_run, enforce_retention_duration=False)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator["DeltaTable | None"]:
+    """Yield a Delta table, or None where there is none, or nobody can have written one."""
+    try:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+    except ImportError:
+        yield None
+        return
+    try:
+        yield DeltaTable(url) if DeltaTable.is_deltatable(url) else None
+    except (DeltaError, OSError) as error:
+        raise StoreError(f"cannot use the Delta table {url}: {first_line(error)}") from error

@@ -1,5 +1,7 @@
 """What may be deleted: old datasets, scores, checkpoints and MLflow runs that nothing needs any more.
 
+Of the log of the table of scores, receipts and plans stay, so that nothing is scored again; claims on what is done go.
+
 A registered model version needs every dataset that its tags, its training run or the manifests of those datasets
 name, and so on back to the reviews. A training that has not ended needs the same, and its checkpoint. A dataset
 counts as used when a run makes or reuses it, so what a run in progress works with is never old.
@@ -16,9 +18,11 @@ from pydantic import BaseModel
 from sentiment_model.baseline import BASELINE
 from sentiment_model.clean import CLEAN
 from sentiment_model.config import TidyRun
+from sentiment_model.delta import delete_from_delta, delta_partitions, has_unneeded_files, vacuum_delta
 from sentiment_model.evaluation_job import EVALUATE
 from sentiment_model.ingest import INGEST
 from sentiment_model.objects import StoredObject
+from sentiment_model.score_table import ScoreTable
 from sentiment_model.split import SPLIT
 from sentiment_model.store import MANIFEST, USED, Manifest, Store
 from sentiment_model.tokenize import TOKENIZE
@@ -26,7 +30,10 @@ from sentiment_model.tracking import Tracker
 from sentiment_model.training_job import TRAIN
 
 _STAGES = (INGEST, CLEAN, TOKENIZE, TRAIN, BASELINE, EVALUATE, SPLIT)
-_SCORES = ("scores/scores", "scores/quarantine", "scores/csv", "scores/to-label")
+_TABLE = "scores"
+_SCORES = tuple(f"{_TABLE}/{folder}" for folder in ("scores", "quarantine", "csv", "to-label"))
+_DELTA = f"{_TABLE}/delta"
+_STAGED = re.compile(rf"{_TABLE}/_staged/([^/]+)/")
 _IN_DATASET = re.compile(r"[^/]+/([0-9a-f]{20})/")
 _CHECKPOINT = re.compile(r"train-([0-9a-f]{20})-[a-z]+\.(safetensors|tmp)")
 
@@ -35,9 +42,9 @@ class Verdict(BaseModel):
     """What becomes of one thing.
 
     Attributes:
-        kind: `dataset`, `scores`, `unfinished files`, `checkpoint` or `MLflow run`.
+        kind: `dataset`, `scores`, `Delta rows`, `unfinished files`, `claims`, `checkpoint` or `MLflow run`.
         name: its path in the store or in the scratch folder, or the run's id.
-        bytes: its size; unknown for an MLflow run.
+        bytes: its size; unknown for an MLflow run and for rows of a Delta table.
         days: its age.
         delete: whether it goes.
         reason: why it goes or stays.
@@ -102,6 +109,9 @@ def judge(policy: TidyRun, store: Store, scratch: Path, tracker: Tracker, now: d
     return [
         *(verdict for folder in folders for verdict in _judge_folder(folder, policy, needed, now)),
         *_judge_scores(store, policy, now),
+        *_judge_staged(store, policy, now),
+        *_judge_claims(store, policy, now),
+        *_judge_delta(store, policy, now),
         *_judge_checkpoints(scratch, policy, needed, now),
         *(
             _verdict("MLflow run", run.run_id, None, run.ended_at, policy.mlflow_days, None, now)
@@ -125,11 +135,18 @@ def carry_out(
     for verdict in verdicts:
         if not verdict.delete:
             continue
-        if verdict.kind == "checkpoint":
+        if staged := _STAGED.match(verdict.name):
+            # Of a shard that is done, these are the rows, which a worker has not come to publish.
+            ScoreTable(f"{store.url}/{_TABLE}", staged[1]).recover()
+        if verdict.kind == "Delta rows":
+            delete_from_delta(f"{store.url}/{_DELTA}", verdict.name.removeprefix(f"{_DELTA}/"))
+        elif verdict.name == _DELTA:
+            vacuum_delta(f"{store.url}/{_DELTA}", verdict.days)
+        elif verdict.kind == "checkpoint":
             (scratch / verdict.name).unlink(missing_ok=True)
         elif verdict.kind == "MLflow run":
             tracker.delete_run(verdict.name)
-        elif verdict.kind in ("scores", "unfinished files"):
+        elif verdict.kind in ("scores", "unfinished files", "claims"):
             store.delete([each.path for each in store.listing(verdict.name)] or [verdict.name])
         else:
             stage, _, fingerprint = verdict.name.partition("/")
@@ -172,9 +189,50 @@ def _judge_folder(folder: _Folder, policy: TidyRun, needed: Mapping[str, str], n
         size = sum(each.bytes for each in folder.published())
         yield _verdict("dataset", folder.path, size, folder.last_used, policy.dataset_days, owner, now)
     for path, objects in folder.unfinished().items():
-        newest = max(each.modified for each in objects)
         size = sum(each.bytes for each in objects)
-        yield _verdict("unfinished files", path, size, newest, policy.unfinished_days, owner, now)
+        yield _verdict("unfinished files", path, size, _newest(objects), policy.unfinished_days, owner, now)
+
+
+def _by_folder(objects: Iterable[StoredObject], depth: int) -> dict[str, list[StoredObject]]:
+    """Return objects by the folder that lies so many names deep."""
+    folders: dict[str, list[StoredObject]] = {}
+    for each in objects:
+        folders.setdefault("/".join(each.path.split("/")[:depth]), []).append(each)
+    return folders
+
+
+def _newest(objects: Iterable[StoredObject]) -> datetime:
+    return max(each.modified for each in objects)
+
+
+def _judge_staged(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
+    """Judge what workers and exports that were killed left in the table of scores."""
+    for path, objects in _by_folder(store.listing(f"{_TABLE}/_staged"), 4).items():
+        size = sum(each.bytes for each in objects)
+        yield _verdict("unfinished files", path, size, _newest(objects), policy.unfinished_days, None, now)
+
+
+def _judge_claims(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
+    """Judge the claims on shards that are done, which nobody can take any more."""
+    for log, objects in _by_folder(store.listing(f"{_TABLE}/_log"), 3).items():
+        done = {Path(each.path).stem for each in objects if each.path.startswith(f"{log}/receipts/")}
+        claims = [each for each in objects if each.path.startswith(f"{log}/claims/")]
+        for path, of_shard in _by_folder(claims, 5).items():
+            owner = None if path.rpartition("/")[2] in done else "a shard that is not done"
+            size = sum(each.bytes for each in of_shard)
+            yield _verdict("claims", path, size, _newest(of_shard), policy.unfinished_days, owner, now)
+
+
+def _judge_delta(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
+    """Judge the partitions of the Delta table, and files that no version of it needs."""
+    url = f"{store.url}/{_DELTA}"
+    for name, day in delta_partitions(url):
+        end = datetime.combine(day, datetime.max.time(), UTC)
+        yield _verdict("Delta rows", f"{_DELTA}/{name}", None, end, policy.score_days, None, now)
+    if has_unneeded_files(url, policy.unfinished_days):
+        reason = f"files that the table has not needed for {policy.unfinished_days:g} days"
+        days = policy.unfinished_days
+        yield Verdict(kind="unfinished files", name=_DELTA, bytes=None, days=days, delete=True, reason=reason)
 
 
 def _judge_scores(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
@@ -183,8 +241,8 @@ def _judge_scores(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verd
     for each in (each for folder in _SCORES for each in store.listing(folder)):
         partitions.setdefault(each.path.rpartition("/")[0], []).append(each)
     for path, objects in partitions.items():
-        newest = max(each.modified for each in objects)
-        yield _verdict("scores", path, sum(each.bytes for each in objects), newest, policy.score_days, None, now)
+        size = sum(each.bytes for each in objects)
+        yield _verdict("scores", path, size, _newest(objects), policy.score_days, None, now)
 
 
 def _judge_checkpoints(scratch: Path, policy: TidyRun, needed: Mapping[str, str], now: datetime) -> Iterator[Verdict]:

@@ -21,6 +21,7 @@ from flows.tidy import tidy
 from sentiment_model.config import TidyRun
 from sentiment_model.errors import StoreError
 from sentiment_model.retention import Verdict, carry_out, judge
+from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.settings import Settings
 from sentiment_model.store import MANIFEST, Dataset, DatasetRef, DatasetWriter, Stage, Store
 from sentiment_model.tracking import FINGERPRINT_TAG, Tracker
@@ -177,6 +178,61 @@ def test_scores_checkpoints_and_runs_have_their_own_days(store: Store, client: M
     clean_up(store, policy=TidyRun(dry_run=False, score_days=299))
     assert not scores.exists()
     assert (log / "a").exists()  # who knows what has been scored
+
+
+def test_what_scoring_left_goes_and_what_it_needs_stays(
+    store: Store, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = ScoreTable(f"{store.url}/scores", "k")
+
+    def work(shard: str, *, publish: bool) -> Receipt | None:
+        with monkeypatch.context() as patch, table.claim(shard) as claim, table.staging(shard, claim) as staging:
+            pl.DataFrame({"x": [1, 2]}).write_parquet(staging.file("a.parquet"))
+            if not publish:
+                patch.setattr(ScoreTable, "_publish", lambda *_: None)
+            return table.commit(shard, claim, staging, {}, "version=1/date=2026-01-01")
+
+    work("done", publish=True)
+    work("unpublished", publish=False)
+    with table.claim("open"):  # a worker that was killed: nothing says that its shard is done
+        folder = Path(table.url, "_staged/k/open-000001")
+        folder.mkdir(parents=True)
+        (folder / "half.parquet").write_bytes(b"half")
+    export = Path(table.url, "_staged/csv-0123456789ab")
+    export.mkdir()
+    (export / "rows.csv").write_bytes(b"half")
+    assert clean_up(store) == []
+    age(Path(table.url), 9)
+    deleted = {verdict.name: verdict.kind for verdict in clean_up(store)}
+    assert deleted == {
+        "scores/_staged/k/open-000001": "unfinished files",
+        "scores/_staged/k/unpublished-000001": "unfinished files",
+        "scores/_staged/csv-0123456789ab/rows.csv": "unfinished files",
+        "scores/_log/k/claims/done": "claims",
+        "scores/_log/k/claims/unpublished": "claims",
+    }
+    assert not Path(table.url, "_staged").exists()
+    rows = [len(pl.read_parquet(path)) for path in Path(table.url, "scores").rglob("*.parquet")]
+    assert rows == [2, 2]  # those that nobody had come to publish among them
+    assert table.done() == {"done", "unpublished"}
+    assert [path.name for path in Path(table.url, "_log/k/claims").iterdir()] == ["open"]
+
+
+def test_old_rows_of_a_delta_table_go(store: Store, client: MlflowClient) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    url = f"{store.url}/scores/delta"
+    days = [(NOW - timedelta(days=ago)).date() for ago in (400, 10)]
+    for day in days:
+        rows = pl.DataFrame({"row_id": ["a"], "version": ["3"], "date": [day]})
+        deltalake.write_deltalake(url, rows, mode="append", partition_by=["version", "date"])
+    (deleted,) = clean_up(store)
+    assert (deleted.kind, deleted.name) == ("Delta rows", f"scores/delta/version=3/date={days[0]}")
+    assert [row["date"] for row in deltalake.DeltaTable(url).to_pyarrow_table().to_pylist()] == [days[1]]
+    assert clean_up(store) == []
+    assert len(list(Path(url).rglob("*.parquet"))) == 2  # who reads an older version of the table may need them
+    (vacuumed,) = clean_up(store, policy=POLICY.model_copy(update={"unfinished_days": 0.0}))
+    assert (vacuumed.kind, vacuumed.name) == ("unfinished files", "scores/delta")
+    assert len(list(Path(url).rglob("*.parquet"))) == 1
 
 
 def test_an_object_store(bucket: str, settings_in: Path, client: MlflowClient) -> None:

@@ -1,0 +1,167 @@
+"""The log of a table of scores: checkpoints say what the log says, and save reading it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sentiment_model import ledger as ledger_module
+from sentiment_model.errors import StoreError
+from sentiment_model.ledger import Ledger
+from sentiment_model.objects import Objects
+from sentiment_model.score_table import Plan, PublishedFile, Receipt, ScoreTable
+from sentiment_model.shards import Piece, Shard, halves
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScoreTable:
+    monkeypatch.setattr(ledger_module, "PLANS_PER_CHECKPOINT", 5)
+    return ScoreTable(str(tmp_path / "table"), "k")
+
+
+def shard_of(*files: str) -> Shard:
+    return Shard(name=files[0], pieces=tuple(Piece(file=file, name=f"{file}.csv") for file in files))
+
+
+def scored(shard: Shard) -> Receipt:
+    path = f"scores/version=1/date=2026-01-01/k-{shard.id}-000.parquet"
+    file = PublishedFile(path=path, staged="", role="scores", rows=len(shard.pieces), bytes=1, sha256="")
+    return Receipt(shard=shard.id, files=[file], counts={"scored": len(shard.pieces)})
+
+
+def grow(table: ScoreTable, runs: int, *, checkpoints: bool = True) -> list[str]:
+    """Let runs come and go: of their shards most are scored, others cancelled, unusable, or left for a later run."""
+    chance = random.Random(3)
+    files: list[str] = []
+    for run in range(runs):
+        ledger = Ledger(table)
+        new = [shard_of(*(f"{run}-{shard}-{n}" for n in range(chance.choice([1, 4])))) for shard in range(3)]
+        files += [piece.file for shard in new for piece in shard.pieces]
+        assert table.append(Plan(shards=[*ledger.to_plan_anew(), *new]), ledger.plans)
+        ledger.update()
+        for shard in ledger.pending(files):
+            match chance.choice(["scored", "scored", "scored", "left", "unusable", "cancelled"]):
+                case "scored":
+                    table._decide(scored(shard))
+                case "cancelled" if len(shard.pieces) > 1:
+                    table.cancel(shard.id)
+                case "unusable":
+                    table.reject(shard.id, "broken")
+        ledger.update()
+        ledger.write_manifest(f"run {run}")
+        if checkpoints:
+            ledger.write_checkpoint()
+    return files
+
+
+def said(ledger: Ledger, files: list[str]) -> tuple[object, ...]:
+    return (
+        ledger.plans,
+        ledger.unplanned([*files, "unheard of"]),
+        sorted(shard.id for shard in ledger.pending(files)),
+        sorted(shard.id for shard in ledger.to_plan_anew()),
+        ledger.unusable(files),
+        sorted(receipt.model_dump_json() for receipt in ledger.scored(files)),
+    )
+
+
+def test_a_checkpoint_says_what_the_log_says(table: ScoreTable) -> None:
+    files = grow(table, 23)
+    checkpoints = sorted(Path(table.url, table.log, "checkpoints").iterdir())
+    assert [path.name[:6] for path in checkpoints] == ["000015", "000020"]
+    for some in (files, files[::7], files[:1], []):
+        with_checkpoint = said(Ledger(table), some)
+        for path in checkpoints:
+            path.rename(path.with_suffix(".away"))
+        without = said(Ledger(table), some)
+        for path in checkpoints:
+            path.with_suffix(".away").rename(path)
+        assert with_checkpoint == without
+    assert with_checkpoint[1] == ["unheard of"]
+    everything = said(Ledger(table), files)
+    assert all(everything[2:]), "some outcome never came; the test shows nothing"
+
+
+def test_a_checkpoint_saves_reading(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reads(what: Callable[[], object]) -> int:
+        paths: list[str] = []
+        read = Objects.read
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "read", lambda self, path: paths.append(path) or read(self, path))
+            what()
+        return len(paths)
+
+    files: list[str] = []
+    for run in range(40):
+        ledger = Ledger(table)
+        shard = shard_of(f"{run}")
+        files.append(f"{run}")
+        table.append(Plan(shards=[shard]), ledger.plans)
+        table._decide(scored(shard))
+        ledger.update()
+        ledger.write_manifest("run")
+        ledger.write_checkpoint()
+    assert reads(lambda: said(Ledger(table), files)) <= 1 + 2 * 5 + 5 + 2
+    assert sum(receipt.counts["scored"] for receipt in Ledger(table).scored(files)) == 40
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_a_manifest_names_what_no_other_has_named(table: ScoreTable, checkpoints: bool) -> None:
+    files = grow(table, 12, checkpoints=checkpoints)
+    manifests = []
+    while manifest := table.manifest(len(manifests)):
+        manifests.append(manifest)
+    named = [shard for manifest in manifests for shard in manifest.shards]
+    assert len(manifests) > 5
+    assert sorted(named) == sorted(receipt.shard for receipt in Ledger(table).scored(files))
+    assert len(named) == len(set(named))
+
+
+def test_two_runs_that_end_at_once_name_each_file_once(table: ScoreTable) -> None:
+    files = [f"{number}" for number in range(4)]
+    shards = [shard_of(file) for file in files]
+    table.append(Plan(shards=shards), 0)
+    first, second = Ledger(table), Ledger(table)
+    receipts = [table._decide(scored(shard)) for shard in shards]
+    first.update(receipts[:3])
+    second.update(receipts)
+    first.write_manifest("first")
+    second.write_manifest("second")
+    manifests = [table.manifest(0), table.manifest(1), table.manifest(2)]
+    assert [len(manifest.files) if manifest else None for manifest in manifests] == [4, None, None]
+
+
+def test_a_shard_keeps_its_id_when_a_piece_learns_to_say_more() -> None:
+    class Later(Piece):
+        colour: str = "blue"
+
+    pieces = (Piece(file="a", name="a.csv"), Piece(file="b", name="b.csv"))
+    shard = Shard(name="x", pieces=pieces)
+    later = Shard.model_construct(name="y", pieces=tuple(Later(**piece.model_dump()) for piece in pieces))
+    assert later.id == shard.id
+    ids = {
+        Shard(name="x", pieces=(piece,)).id
+        for piece in (
+            Piece(file="a", name="a"),
+            Piece(file="a", name="a", row_groups=(0, 1)),
+            Piece(file="a", name="a", row_groups=(1, 2), first_row=5),
+            Piece(file="a", name="a", part=0),
+            Piece(file="a", name="a", part=1),
+            Piece(file="a", name="a", rejects=True),
+        )
+    }
+    assert len(ids) == 6
+    assert [half.pieces for half in halves(shard)] == [pieces[:1], pieces[1:]]
+
+
+@pytest.mark.parametrize("kind", ["plans", "receipts", "manifests", "claims/s"])
+@pytest.mark.parametrize("content", [b'{"format": 99}', b"{"])
+def test_a_log_of_another_version_is_refused(table: ScoreTable, kind: str, content: bytes) -> None:
+    shard = shard_of("a")
+    if kind == "receipts":
+        table.append(Plan(shards=[shard]), 0)
+    name = {"plans": "000000", "manifests": "000000", "receipts": shard.id, "claims/s": "000001"}[kind]
+    table.objects.create(f"{table.log}/{kind}/{name}.json", content)
+    with pytest.raises(StoreError, match=rf"{kind}/{name}\.json is damaged, or was written by another version"):
+        table._claims("s").last() if kind == "claims/s" else Ledger(table)
