@@ -128,12 +128,13 @@ class Ledger:
 
     def scored(self, files: Collection[str]) -> Iterator[Receipt]:
         """Yield the receipts of the shards that were scored and have rows of some files, given by key."""
-        wanted = pl.Series(list(files), dtype=pl.String())
+        known = set(files)
+        wanted = pl.Series(list(known), dtype=pl.String())
         chosen = (
             self._columns("files").with_row_index().explode("files").filter(pl.col("files").is_in(wanted.implode()))
         )
         yield from self._folded(pl.col("index").is_in(chosen["index"].unique().implode()))
-        yield from (receipt for shard, receipt in self._with("scored") if self._shards[shard].has_any(files))
+        yield from (receipt for shard, receipt in self._with("scored") if self._shards[shard].has_any(known))
 
     def _folded(self, rows: pl.Expr) -> Iterator[Receipt]:
         """Yield receipts from the checkpoint in bounded memory."""
