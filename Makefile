@@ -53,6 +53,7 @@ bench-gpu: .venv/benchmarks
 
 bench-faults: .venv/benchmarks
 	$(BIN)/python -m benchmarks.faults $(ARGS)
+	$(BIN)/python -m benchmarks.bad_days $(ARGS)
 
 # The stamps make an install happen once per change of the lock.
 .venv/bin/python:

@@ -1,10 +1,11 @@
 """The scoring flow with failpoints: ``python -m benchmarks.failpoints`` takes the options of ``python -m flows.score``.
 
 The product knows nothing of them. This module wraps the few operations by which it changes a disk, and kills the
-process that reaches a point which the environment names. Workers are spawned with this module as their main module,
-so they have the points too.
+process that reaches a point which the environment names, or tells it that the disk is full. It can also set this
+process's clock. Workers are spawned with this module as their main module, so they have the points too.
 """
 
+import errno
 import functools
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -66,10 +68,16 @@ class Armed:
     Attributes:
         points: on which visit of a process to each point, 1 for the first.
         folder: where a process that is about to be killed leaves a file with the name of the point.
+        full: whether it is not killed, but told that the disk is full.
+        clock: seconds that the clocks of these processes are ahead.
+        lease_seconds: how long a claim is taken seriously that is not renewed; as in the product where it is None.
     """
 
     points: dict[str, int]
     folder: str
+    full: bool = False
+    clock: float = 0.0
+    lease_seconds: float | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment variable that tells a process."""
@@ -96,6 +104,8 @@ class _Failpoints:
                     file.write("flow" if multiprocessing.parent_process() is None else "worker")
             except FileExistsError:  # another process, or another run, was killed here
                 return
+            if self._armed.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.kill(os.getpid(), signal.SIGKILL)
 
     def wrap(self, owner: Any, name: str, operation: str, what: Callable[..., str | None]) -> None:
@@ -122,8 +132,12 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
 def _install(armed: Armed) -> None:
     import pyarrow.parquet as pq
 
-    from sentiment_model import objects, score_table
+    from sentiment_model import claims, objects, score_table
 
+    if armed.lease_seconds is not None:
+        claims.LEASE_SECONDS = armed.lease_seconds
+    right = time.time
+    time.time = lambda: right() + armed.clock
     points = _Failpoints(armed)
     points.wrap(Path, "write_bytes", "write", lambda path, *_: _kind(path))
     points.wrap(pq.ParquetWriter, "write_table", "write", lambda writer, *_: _kind(writer.where))

@@ -260,7 +260,7 @@ def write_inbox(reviews: pl.Series, folder: Path) -> None:
 
 
 @contextmanager
-def _prefect_server(folder: Path) -> Iterator[None]:
+def prefect_server(folder: Path) -> Iterator[None]:
     """Run a Prefect server on a free port while the block lasts, and lead this process and its children there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -391,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = prepare(str(folder / "store"), _REVIEWS)
         write_inbox(dataset.scan().select("raw").collect()["raw"], folder / "inbox")
         os.environ.update({**register_untrained(folder, dataset), "SENTIMENT_DEVICE": "cpu"})
-        with _prefect_server(folder):
+        with prefect_server(folder):
             bench = Bench(folder, folder / "inbox", options.seed)
             for played in play_rounds(bench, options.kills, options.seed):
                 rounds.append(played)
