@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
+from sentiment_model.errors import StoreError
+
 Histograms = Mapping[str, tuple[int, ...]]
 
 # Upper edges of all bins but the last, by quantity.
@@ -48,8 +50,26 @@ def histograms(scores: pl.DataFrame) -> dict[str, tuple[int, ...]]:
     return counts
 
 
+def misfit(counts: Histograms) -> str | None:
+    """Return how the bins of histograms differ from those of this version, or None where they do not."""
+    for name in {**EDGES, **counts} if counts else ():
+        found, expected = len(counts.get(name, ())), len(EDGES[name]) + 1 if name in EDGES else 0
+        if found != expected:
+            return f"{found} bins of {name}, where this one reads {expected}"
+    return None
+
+
 def add(first: Histograms, second: Histograms) -> dict[str, tuple[int, ...]]:
-    """Return the histograms of the rows of both; empty ones count nothing."""
+    """Return the histograms of the rows of both; empty ones count nothing.
+
+    Raises:
+        StoreError: another version of the project counted one of them, in other bins.
+    """
+    if fault := misfit(first) or misfit(second):
+        raise StoreError(
+            f"another version of the project counted the scores of these files ({fault}); score them again under a "
+            "name (`rescore`), or with the version that scored them"
+        )
     if not first or not second:
         return dict(first or second)
     return {name: tuple(a + b for a, b in zip(first[name], second[name], strict=True)) for name in EDGES}
