@@ -208,7 +208,7 @@ def _copy(folder: Path) -> None:
 _PLACES = ("parquet, local", "delta, local", "parquet, ray", "delta, ray")
 
 
-def stores(bench: Bench, faults: Sequence[Fault], places: Sequence[str], seed: int) -> Iterator[Round]:
+def stores(bench: Bench, folder: Path, faults: Sequence[Fault], places: Sequence[str], seed: int) -> Iterator[Round]:
     """Let requests to an object store go wrong: the first of each kind, then any of two runs that work at once."""
     with faulty_store(_BUCKET.removeprefix("s3://")) as store:
         os.environ.update(store.environment, AWS_TIMEOUT="3s")
@@ -219,7 +219,7 @@ def stores(bench: Bench, faults: Sequence[Fault], places: Sequence[str], seed: i
                     played, _ = bench.play(f"store: {FAULTS[fault]}", place, store=_BUCKET, copy=_copy)
                 yield _counted(played, store)
             with store.faults(share=_SHARE, seed=seed):
-                two = [(Armed({}, "."), ())] * 2
+                two = [(Armed({}, str(folder)), ())] * 2
                 what = f"store: any of these, at {_SHARE:.0%} of all requests, two runs at once"
                 played, _ = bench.play(what, place, store=_BUCKET, runs=two, copy=_copy)
             yield _counted(played, store)
@@ -307,9 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.update({**register_untrained(folder, dataset), "SENTIMENT_DEVICE": "cpu"})
         with prefect_server(folder):
             bench = Bench(folder, folder / "inbox")
-            parts = [stores(bench, ("unheard",) if options.quick else (*FAULTS,), _PLACES, options.seed)]
+            parts = [stores(bench, folder, (*FAULTS,), _PLACES, options.seed)]
             if options.quick:
-                parts = [stores(bench, ("unheard",), _PLACES[:1], options.seed)]
+                parts = [stores(bench, folder, ("unheard",), _PLACES[:1], options.seed)]
             else:
                 parts = [full_disks(bench, folder), machines(bench, folder), *parts]
             for part in parts:

@@ -116,7 +116,7 @@ def training_rate(material: Material, cell: str, steps: int) -> float:
 
 
 def _counting(reviews: TokenizedReviews) -> _CountingReviews:
-    counting = _CountingReviews(reviews.values, reviews.offsets, reviews.labels)
+    counting = _CountingReviews(reviews.values, reviews.starts, reviews.lengths, reviews.labels)
     object.__setattr__(counting, "taken", [])  # the class is frozen
     return counting
 

@@ -28,7 +28,7 @@ from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
 from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
-from sentiment_model.drift import Drift, drift
+from sentiment_model.drift import Drift, drift, unjudged
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, WorkerLostError, default_workers, read_bundle
 from sentiment_model.errors import (
     FileAccessError,
@@ -146,6 +146,7 @@ def score(run: ScoringRun) -> ScoringSummary:
         exported = [] if failures else paths  # an export of a part would be taken for the whole
         text = mapping_of(run.files).columns.text
         distances = drift(model.description.reference, counts.histograms)
+        too_few = unjudged(model.description.reference, counts.histograms, run.drift)
         summary = ScoringSummary(
             table=table.url,
             scores=paths,
@@ -169,7 +170,8 @@ def score(run: ScoringRun) -> ScoringSummary:
             unknown_share=counts.unknown / max(1, counts.tokens),
             mean_tokens=counts.tokens / max(1, counts.scored),
             drift=distances,
-            drifted=_drifted(run, counts, distances),
+            drifted=[] if too_few else _drifted(run, distances),
+            drift_unjudged=too_few,
             seconds=seconds,
             reviews_per_second=own.scored / seconds if seconds else 0.0,
             csv=write_csv(table.objects, f"csv/{run_id}.csv", exported) if run.csv and exported else None,
@@ -378,9 +380,7 @@ def _failure(outcome: _Outcome, unreadable: dict[str, str]) -> str:
     return f"{' and '.join(what)}; {published}. {name}: {reason}{more}"
 
 
-def _drifted(run: ScoringRun, counts: Counts, distances: dict[str, Drift]) -> list[str]:
-    if counts.scored < run.drift.min_rows:
-        return []
+def _drifted(run: ScoringRun, distances: dict[str, Drift]) -> list[str]:
     return [name for name, far in distances.items() if far.psi > run.drift.max_psi or far.ks > run.drift.max_ks]
 
 
@@ -414,6 +414,8 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
         summary.quarantined,
         summary.table,
     )
+    if summary.drift_unjudged:
+        logger.info("There are %s", summary.drift_unjudged)
     if summary.drifted:
         logger.warning("Drift: %s", drift_message(summary))
         if not summary.reused:

@@ -16,6 +16,7 @@ from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
 from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import TrainingRun
+from sentiment_model.errors import ModelError
 from sentiment_model.evaluation import ChampionModel
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetRef, open_dataset
@@ -99,7 +100,14 @@ def _rival(tracker: Tracker, name: str, model: DatasetRef, folder: Path) -> Cham
     if found is None:
         return None
     bundle, version = found
-    return ChampionModel(version=version, digest=ModelDescription.read(bundle).digest, bundle=bundle)
+    try:
+        digest = ModelDescription.read(bundle).digest
+    except ModelError as error:
+        raise ModelError(
+            f"the new model cannot be compared with version {version} of {name}: {error}; or take the aliases champion "
+            "and previous from versions that cannot be read, and run again"
+        ) from error
+    return ChampionModel(version=version, digest=digest, bundle=bundle)
 
 
 def main() -> int:

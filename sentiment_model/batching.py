@@ -1,8 +1,9 @@
 """Token ids from Arrow lists to padded batches, without Python lists.
 
-A split is two flat tensors, values and offsets, as Arrow stores a list column. Reviews are grouped by length rounded
-up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each new one costs a warm-up on CPU) and
-little padding is computed.
+The tokens of all reviews lie in one flat tensor, as Arrow stores a list column. A selection of reviews, or of halves of
+them, is a matter of where each one starts and how long it is, so that no token is copied before it is in a batch.
+Reviews are grouped by length rounded up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each new
+one costs a warm-up on CPU) and little padding is computed.
 """
 
 from dataclasses import dataclass
@@ -20,22 +21,24 @@ class TokenizedReviews:
     """Token ids of many reviews.
 
     Attributes:
-        values: ids of all reviews in a row, int32, shape (tokens,).
-        offsets: where each review starts and the last one ends, int64, shape (reviews + 1,).
+        values: ids in a row, int32; those of other reviews may lie between them.
+        starts: where in them each review starts, int64, shape (reviews,).
+        lengths: number of tokens of each review, int64, shape (reviews,).
         labels: 1 positive, 0 negative, float32, shape (reviews,); NaN where there is none.
     """
 
     values: Tensor
-    offsets: Tensor
+    starts: Tensor
+    lengths: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
 
     @property
-    def lengths(self) -> Tensor:
-        """Number of tokens of each review, int64, shape (reviews,)."""
-        return self.offsets.diff()
+    def tokens(self) -> int:
+        """Number of tokens of all reviews."""
+        return int(self.lengths.sum())
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame) -> "TokenizedReviews":
@@ -46,31 +49,38 @@ class TokenizedReviews:
         labels = torch.full((frame.height,), torch.nan)
         if "label" in frame.columns:
             labels = torch.tensor(frame.get_column("label").cast(pl.Float32).fill_null(float("nan")).to_numpy())
+        bounds = torch.from_numpy(offsets - offsets[0])
         # `torch.tensor` copies: Arrow's buffers are read-only, which torch does not know.
-        return cls(torch.tensor(values), torch.from_numpy(offsets - offsets[0]), labels)
+        return cls(torch.tensor(values), bounds[:-1], bounds.diff(), labels)
 
     def join(self, other: "TokenizedReviews") -> "TokenizedReviews":
-        """Return these reviews and then those of another."""
+        """Return these reviews and then those of another; tokens that lie in one tensor are not copied."""
+        values, shift = self.values, 0
+        if other.values is not values:
+            values, shift = torch.cat([values, other.values]), len(values)
         return TokenizedReviews(
-            torch.cat([self.values, other.values]),
-            torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            values,
+            torch.cat([self.starts, other.starts + shift]),
+            torch.cat([self.lengths, other.lengths]),
             torch.cat([self.labels, other.labels]),
         )
 
     def take(self, rows: Tensor) -> "TokenizedReviews":
         """Return some reviews, int64 row numbers of shape (n,), in that order."""
-        lengths = self.lengths[rows]
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
-        return TokenizedReviews(self.values[torch.arange(len(shift)) + shift], offsets, self.labels[rows])
+        return TokenizedReviews(self.values, self.starts[rows], self.lengths[rows], self.labels[rows])
 
     def halves(self) -> "TokenizedReviews":
         """Return the first and the second half of each review, as reviews of their own, without a label."""
-        middles = self.offsets[:-1] + self.lengths // 2
-        starts = torch.stack([self.offsets[:-1], middles], dim=1).flatten()
-        return TokenizedReviews(
-            self.values, torch.cat([starts, self.offsets[-1:]]), torch.full((len(starts),), torch.nan)
-        )
+        first = self.lengths // 2
+        starts = torch.stack([self.starts, self.starts + first], dim=1).flatten()
+        lengths = torch.stack([first, self.lengths - first], dim=1).flatten()
+        return TokenizedReviews(self.values, starts, lengths, torch.full((len(starts),), torch.nan))
+
+    def flat(self) -> Tensor:
+        """Return a copy of the ids of these reviews alone, one review after the other, int32, shape (tokens,)."""
+        gaps = self.starts - (self.lengths.cumsum(0) - self.lengths)
+        places = torch.repeat_interleave(gaps, self.lengths)
+        return self.values[places.add_(torch.arange(len(places)))]
 
     def batch(self, rows: Tensor, padded_length: int) -> tuple[Tensor, Tensor]:
         """Return the ids of some reviews, padded at the end with 0, and their lengths.
@@ -84,8 +94,7 @@ class TokenizedReviews:
         Returns:
             ids, int32, shape (batch, padded_length), and lengths, int64, shape (batch,).
         """
-        starts = self.offsets[rows].unsqueeze(1)
-        lengths = self.offsets[rows + 1].unsqueeze(1) - starts
+        starts, lengths = self.starts[rows].unsqueeze(1), self.lengths[rows].unsqueeze(1)
         step = torch.arange(padded_length)
         inside = step < lengths
         ids = torch.zeros(len(rows), padded_length, dtype=torch.int32)

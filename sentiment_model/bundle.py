@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import ModelConfig
-from sentiment_model.drift import Histograms
+from sentiment_model.drift import Histograms, misfit
 from sentiment_model.errors import ModelError
 from sentiment_model.inference import predict_logits
 from sentiment_model.network import SentimentModel
@@ -29,6 +29,11 @@ from sentiment_model.vocabulary import Vocabulary
 
 WEIGHTS, VOCABULARY, DESCRIPTION = "weights.safetensors", "vocabulary.parquet", "model.json"
 TOKENS_PER_BATCH = 16_384
+FORMAT = 6
+"""Of the folder, and of what its numbers mean: the network's layers, the tokens of a text, the bins of the reference.
+
+A new one tells the models written before apart, which this code would load wrongly or not at all.
+"""
 
 
 class ModelDescription(BaseModel):
@@ -36,7 +41,7 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 6
+    format: int = FORMAT
     network: ModelConfig
     max_tokens: int
     vocabulary_size: int
@@ -56,14 +61,34 @@ class ModelDescription(BaseModel):
         """Read the description of the model in a folder.
 
         Raises:
-            ModelError: there is none, or it is damaged.
+            ModelError: there is none, it is damaged, or of another format.
         """
         try:
-            return cls.model_validate_json((folder / DESCRIPTION).read_bytes())
+            content = (folder / DESCRIPTION).read_bytes()
+            found = _Versioned.model_validate_json(content).format
+            if found != FORMAT:
+                raise _other_version(folder, f"format {found}, where this one reads {FORMAT}")
+            description = cls.model_validate_json(content)
         except FileNotFoundError as error:
             raise ModelError(f"{folder} is not a model: it has no {DESCRIPTION}") from error
         except ValidationError as error:
-            raise ModelError(f"{folder / DESCRIPTION} is not a model description of this version") from error
+            raise ModelError(f"{folder / DESCRIPTION} is damaged; register the model again") from error
+        if fault := misfit(description.reference):
+            raise _other_version(folder, fault)
+        return description
+
+
+class _Versioned(BaseModel):
+    """What every format of a description has."""
+
+    format: int
+
+
+def _other_version(folder: Path, fault: str) -> ModelError:
+    return ModelError(
+        f"{folder / DESCRIPTION} is of another version of the project ({fault}); train the model again, or install the "
+        "version that wrote it"
+    )
 
 
 def save_bundle(

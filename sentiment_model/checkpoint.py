@@ -15,6 +15,9 @@ from torch import Tensor
 
 from sentiment_model.errors import ModelError
 
+FORMAT = "1"
+"""Of the names of the tensors, and of what the header says of the progress."""
+
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` durably: a crash leaves the old one or the new one, whole."""
@@ -23,7 +26,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], progress: dict[str, 
     save_file(
         {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
         temporary,
-        metadata={"progress": json.dumps(progress)},
+        metadata={"format": FORMAT, "progress": json.dumps(progress)},
     )
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -34,13 +37,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
     """Return the tensors and the progress of a checkpoint, or None where there is none.
 
     Raises:
-        ModelError: the file is not a whole checkpoint.
+        ModelError: the file is not a whole checkpoint, or of another format.
     """
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            progress = json.loads((file.metadata() or {})["progress"])
+            header = file.metadata() or {}
+            if (found := header.get("format")) != FORMAT:
+                raise ModelError(
+                    f"checkpoint {path} is of another version of the project (format {found}, where this one reads "
+                    f"{FORMAT}); delete it to start the training anew, or go on with the version that wrote it"
+                )
+            progress = json.loads(header["progress"])
             return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ModelError(f"checkpoint {path} is damaged ({error}); delete it to start the training anew") from error

@@ -358,6 +358,13 @@ class DriftConfig(Config):
     min_rows: int = Field(
         1000, ge=1, title="Fewest rows", description="With fewer rows than this, drift is reported but not judged."
     )
+    min_reference_rows: int = Field(
+        200,
+        ge=1,
+        title="Fewest validation rows",
+        description="Nor is it where the model was validated on fewer than this: their PSI is by chance alone about 9 "
+        "divided by their number, and often twice that.",
+    )
     action: Literal["warn", "fail"] = Field(
         "warn", description="What a run does beyond that: `warn` emits an event and logs; `fail` also fails the run."
     )

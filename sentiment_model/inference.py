@@ -60,7 +60,7 @@ def _tables(
         return ()
     recurrent = network.recurrent if isinstance(network, SentimentModel) else network
     # The tables cost as much as computing each token of the vocabulary once.
-    if len(reviews.values) <= recurrent.encoder.embedding.num_embeddings:
+    if reviews.tokens <= recurrent.encoder.embedding.num_embeddings:
         return ()
     with torch.inference_mode(), autocast(device):
         tables = recurrent.encoder.tabulate()

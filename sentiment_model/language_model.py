@@ -27,6 +27,7 @@ _ROWS = 512  # predictions that a CPU computes at a time, so that their logits s
 _LARGEST_MARGIN = 40.0  # of a logit over the right one; exp of it is far below infinity
 _VALIDATION_REVIEWS = 500
 _VALIDATION_TOKENS = 8192
+_COUNTED_TOKENS = 1 << 17  # at a time
 _MOST_STEPS = 8192  # more tokens are read in larger batches
 
 
@@ -72,12 +73,15 @@ def pretrain(
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
-    budget, tokens = config.pretraining_tokens, len(reviews.values)
+    budget, tokens = config.pretraining_tokens, reviews.tokens
     reviews = reviews.take(torch.arange(0, len(reviews), max(1, round(tokens / budget))))  # evenly spaced
     passes = max(1, round(budget / tokens))
     recipe = _FEW if passes <= _FEW_PASSES else _MANY
     torch.manual_seed(config.seed)
-    frequencies = torch.bincount(reviews.values, minlength=vocabulary_size)
+    frequencies = torch.zeros(vocabulary_size, dtype=torch.int64)
+    for batch in plan_batches(reviews.lengths, _COUNTED_TOKENS):
+        ids, _ = reviews.batch(batch.rows, batch.padded_length)
+        frequencies += torch.bincount(ids.flatten(), minlength=vocabulary_size)  # padding has no chance, see below
     dropout = {"word_dropout": 0.0, "embedding_dropout": recipe.dropout, "dropout": recipe.dropout}
     encoder = Encoder(vocabulary_size, model_config.model_copy(update=dropout))
     model = LanguageModel(encoder, frequencies).to(device)

@@ -33,7 +33,7 @@ def fit_ngrams(reviews: TokenizedReviews, max_order: int) -> NGramScore:
         reviews: reviews with labels.
         max_order: largest number of tokens in an n-gram.
     """
-    thinned = reviews.take(torch.arange(0, len(reviews), max(1, -(-len(reviews.values) // MAX_TOKENS))))
+    thinned = reviews.take(torch.arange(0, len(reviews), max(1, -(-reviews.tokens // MAX_TOKENS))))
     labels = thinned.labels.double().numpy()
     rows, hashes, times = _occurrences(thinned, max_order)
     known, column_of, frequency = np.unique(hashes, return_inverse=True, return_counts=True)
@@ -64,11 +64,12 @@ def fit_ngrams(reviews: TokenizedReviews, max_order: int) -> NGramScore:
 def _occurrences(reviews: TokenizedReviews, max_order: int) -> tuple[_Numbers, _Numbers, _Numbers]:
     """Return which n-grams each review has and how often: row, hash and number, each pair once, ordered by row."""
     row = torch.repeat_interleave(torch.arange(len(reviews)), reviews.lengths)
+    ids = reviews.flat()
     keys = []
     for order in range(1, min(max_order, len(row)) + 1):
         starts = len(row) - order + 1
         within = row[:starts] == row[order - 1 :]
-        keys.append(((row[:starts] << HASH_BITS) + ngram_hashes(reviews.values, order))[within])
+        keys.append(((row[:starts] << HASH_BITS) + ngram_hashes(ids, order))[within])
     distinct, times = np.unique(torch.cat(keys).numpy(), return_counts=True)
     return distinct >> HASH_BITS, distinct & ((1 << HASH_BITS) - 1), times
 

@@ -38,6 +38,7 @@ class ScoringSummary(BaseModel):
         mean_tokens: tokens a review.
         drift: distance from the reviews that the model was validated on, by quantity; empty where it is not known.
         drifted: the quantities in which it is too large.
+        drift_unjudged: why that was not judged, or None.
         seconds: time that this run took to score.
         reviews_per_second: rows that this run labelled by that time.
         csv: file with the scores as CSV.
@@ -67,6 +68,7 @@ class ScoringSummary(BaseModel):
     mean_tokens: float
     drift: dict[str, Drift]
     drifted: list[str]
+    drift_unjudged: str | None
     seconds: float
     reviews_per_second: float
     csv: str | None
@@ -136,6 +138,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
     warning = f"\n**Drift:** {drift_message(summary)}\n" if summary.drifted else ""
+    if summary.drift_unjudged:
+        warning = f"\nThere are {summary.drift_unjudged}.\n"
     if summary.nothing:
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
     if summary.removed:

@@ -1,10 +1,18 @@
 """Tokenize: normalised text to token ids, with a vocabulary of the training and the unlabelled reviews."""
 
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
+from sentiment_model.batching import TokenizedReviews
 from sentiment_model.clean import SPLITS
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.parts import PartWriter
@@ -12,6 +20,7 @@ from sentiment_model.store import DatasetWriter, Stage
 from sentiment_model.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
 
 TOKENIZE = Stage("tokenize", 2)
+_ROWS_AT_ONCE = 1024  # that are unpacked beside the tokens that are kept
 
 TOKEN_SCHEMA = pl.Schema(
     {
@@ -78,6 +87,49 @@ def _summary(tallies: list[pl.DataFrame]) -> dict[str, dict[str, float]]:
         for split in SPLITS
         if (total := totals.get(split))
     }
+
+
+def read_tokens(splits: Sequence[Sequence[Path]]) -> list[TokenizedReviews]:
+    """Read what :func:`write_tokens` has written; beside the tokens themselves, a few pages at a time are in memory.
+
+    Args:
+        splits: the files of each split.
+
+    Returns:
+        the reviews of each split, in their order. All their tokens lie in one tensor.
+    """
+    values = torch.empty(sum(_most_tokens(path) for paths in splits for path in paths), dtype=torch.int32)
+    end = 0
+    found = []
+    for paths in splits:
+        lengths, labels = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        start = end
+        for batch in _batches(paths):
+            ids, label = batch.column("ids"), batch.column("label")
+            tokens = ids.flatten()
+            values.numpy()[end : end + len(tokens)] = tokens
+            end += len(tokens)
+            lengths.append(ids.value_lengths().to_numpy())
+            labels.append(label.cast(pa.float32()).fill_null(math.nan).to_numpy())
+        counts = torch.from_numpy(np.concatenate(lengths, dtype=np.int64))
+        starts = start + counts.cumsum(0) - counts
+        found.append(TokenizedReviews(values, starts, counts, torch.from_numpy(np.concatenate(labels))))
+    return found
+
+
+def _most_tokens(path: Path) -> int:
+    """Return how many tokens a file has at most: reviews without any are counted too."""
+    metadata = pq.read_metadata(path)
+    columns = (
+        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
+    )
+    return sum(column.num_values for column in columns if column.path_in_schema.startswith("ids."))
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=["ids", "label"])
 
 
 def encode(frame: Frame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text") -> Frame:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
 
-from sentiment_model.batching import TokenizedReviews
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.drift import Histograms, histograms
@@ -24,6 +23,7 @@ from sentiment_model.errors import ModelError, SentimentError
 from sentiment_model.fitting import FittedModel, PhaseObserver, fit_model
 from sentiment_model.settings import DeviceName
 from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
+from sentiment_model.tokenize import read_tokens
 from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics, choose_device, count_cores
 from sentiment_model.vocabulary import Vocabulary
 
@@ -90,16 +90,18 @@ def write_model(writer: DatasetWriter, job: TrainingJob, observer: PhaseObserver
 
 def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
     tokens = open_dataset(job.tokens)
-
-    def load(split: str) -> TokenizedReviews:
-        return TokenizedReviews.from_frame(tokens.scan(split).select("ids", "label").collect())
-
+    splits = ["train", "validation"]
+    if job.train.distillation or job.train.pretraining_tokens:
+        splits.append("unlabelled")
     with tokens.local_folder() as folder:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
+        reviews, validation, *unlabelled = read_tokens(
+            [[folder / PurePosixPath(file).name for file in tokens.files(split)] for split in splits]
+        )
     fitted = fit_model(
-        load("train"),
-        load("validation"),
-        load("unlabelled") if job.train.distillation or job.train.pretraining_tokens else None,
+        reviews,
+        validation,
+        unlabelled[0] if unlabelled else None,
         len(vocabulary),
         job.model,
         job.train,

@@ -368,7 +368,8 @@ def champion(settings_in: Path, prefect_server: None) -> Tracker:
     """A tiny champion, and a challenger that answers otherwise."""
     tracker = Tracker(Settings())
     for seed, promote in ((0, True), (3, False)):
-        reference = histograms(pl.DataFrame({"probability": [0.5], "n_tokens": [3000], "n_unknown": [2000]}))
+        validated = pl.DataFrame({"probability": [0.5] * 200}).with_columns(n_tokens=3000, n_unknown=2000)
+        reference = histograms(validated)
         tiny_bundle(settings_in / f"bundle{seed}", seed=seed, reference=reference)
         run_id = tracker.start_run("sentiment", f"fp{seed}", name="test", params={}, tags={}).run_id
         tracker.register(settings_in / f"bundle{seed}", "sentiment", run_id, promote=promote, tags={})

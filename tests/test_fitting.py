@@ -113,7 +113,8 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     both = TRAIN.join(MORE)
     both = both.join(both.halves())
     assert torch.equal(taught.values, both.values)
-    assert torch.equal(taught.offsets, both.offsets)
+    assert torch.equal(taught.starts, both.starts)
+    assert torch.equal(taught.lengths, both.lengths)
     network = SentimentNetwork(WORDS, MODEL).eval()
     network.load_state_dict(teacher.weights)
     with torch.no_grad():
@@ -158,7 +159,7 @@ def test_without_unlabelled_reviews_the_labelled_ones_are_what_a_student_learns(
 
 def test_pretraining_comes_first_and_reads_all_reviews(tmp_path: Path) -> None:
     recorder = Recorder()
-    tokens = len(TRAIN.values) + len(MORE.values)
+    tokens = TRAIN.tokens + MORE.tokens
     changes = {"pretraining_tokens": 2 * tokens, "distillation": 0}
     fitted = fit(tmp_path / "pretrained", NO_LABELS, recorder, **changes)
     batches = len(plan_batches(torch.cat([TRAIN.lengths, MORE.lengths]), CONFIG.tokens_per_batch))

@@ -23,9 +23,8 @@ def test_logits_are_those_of_each_review_alone(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     torch.manual_seed(count)
     lengths = torch.randint(0, 70, (count,)) if count > 3 else torch.tensor([5, 0, 9])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    values = torch.randint(1, VOCABULARY, (int(offsets[-1]),), dtype=torch.int32)
-    reviews = TokenizedReviews(values, offsets, torch.zeros(count))
+    values = torch.randint(1, VOCABULARY, (int(lengths.sum()),), dtype=torch.int32)
+    reviews = TokenizedReviews(values, lengths.cumsum(0) - lengths, lengths, torch.zeros(count))
     network = SentimentNetwork(VOCABULARY, ModelConfig(cell=cell, hidden_size=8, embedding_size=6))
     torch.nn.init.normal_(network.encoder.embedding.weight)
     done = []

@@ -95,7 +95,7 @@ def test_it_learns_to_count_in_both_directions(cell: Cell, tmp_path: Path) -> No
     options = {"device": CPU, "checkpoint": tmp_path / "c.safetensors"}
     reviews = counting(600, 0)
     encoder = pretrain(reviews, counting(100, 1), WORDS, model, CONFIG, observer=recorder, **options)  # type: ignore[arg-type]
-    assert len(recorder.epochs) == round(CONFIG.pretraining_tokens / len(reviews.values)) > 4
+    assert len(recorder.epochs) == round(CONFIG.pretraining_tokens / reviews.tokens) > 4
     # One of 28 at first, 3.3 nats; at best one of three, 1.1 nats.
     assert recorder.epochs[0].validation_loss > recorder.epochs[-1].validation_loss
     assert 1.0 < recorder.epochs[-1].validation_loss < 1.6
@@ -120,7 +120,7 @@ def test_stopped_it_ends_the_same(tmp_path: Path) -> None:
 
 def test_a_budget_below_one_pass_takes_a_part_of_the_reviews(tmp_path: Path) -> None:
     reviews, recorder = counting(400, 0), Recorder()
-    config = CONFIG.model_copy(update={"pretraining_tokens": len(reviews.values) // 4})
+    config = CONFIG.model_copy(update={"pretraining_tokens": reviews.tokens // 4})
     path = tmp_path / "c.safetensors"
     pretrain(reviews, counting(50, 1), WORDS, MODEL, config, device=CPU, checkpoint=path, observer=recorder)
     part = reviews.take(torch.arange(0, 400, 4))
@@ -132,7 +132,7 @@ def test_a_large_budget_takes_larger_batches_in_place_of_more_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reviews, recorder = counting(400, 0), Recorder()
-    config = CONFIG.model_copy(update={"pretraining_tokens": 2 * len(reviews.values)})
+    config = CONFIG.model_copy(update={"pretraining_tokens": 2 * reviews.tokens})
     monkeypatch.setattr(language_model, "_MOST_STEPS", 10)
     path = tmp_path / "c.safetensors"
     pretrain(reviews, counting(50, 1), WORDS, MODEL, config, device=CPU, checkpoint=path, observer=recorder)
@@ -152,7 +152,7 @@ def test_many_passes_drop_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(language_model, "Encoder", Watched)
     for passes in (1, 15):
-        config = CONFIG.model_copy(update={"pretraining_tokens": passes * len(reviews.values)})
+        config = CONFIG.model_copy(update={"pretraining_tokens": passes * reviews.tokens})
         pretrain(
             reviews, counting(9, 1), WORDS, MODEL, config, device=CPU, checkpoint=tmp_path / f"{passes}.safetensors"
         )

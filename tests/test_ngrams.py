@@ -166,7 +166,7 @@ def test_taking_rows() -> None:
     ids = [*random_ids(20), []]
     rows = torch.tensor([20, 3, 3, 0, 20, 19])
     taken = reviews(ids, list(range(21))).take(rows)
-    assert [taken.values[a:b].tolist() for a, b in taken.offsets.unfold(0, 2, 1)] == [ids[row] for row in rows.tolist()]
+    assert [part.tolist() for part in taken.flat().split(taken.lengths.tolist())] == [ids[row] for row in rows.tolist()]
     assert taken.labels.tolist() == rows.tolist()
     assert len(taken.take(torch.tensor([], dtype=torch.int64))) == 0
 

@@ -310,7 +310,7 @@ def test_drift_starts_a_training(served: Served) -> None:
         )
         client.create_automation(AutomationCore.model_validate(retrain.model_dump()))
         before = {run.id for run in client.read_flow_runs()}
-    sensitive = {"max_psi": 1e-9, "min_rows": 1}
+    sensitive = {"max_psi": 1e-9, "min_rows": 1, "min_reference_rows": 1}
     scoring = served.start_run(
         "score/ad-hoc-scoring", files={"path": str(served.reviews)}, drift=sensitive, rescore="d"
     )

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentiment_model.batching import TokenizedReviews
 from sentiment_model.clean import SPLITS
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.normalise import normalise
 from sentiment_model.store import DatasetWriter
-from sentiment_model.tokenize import TOKEN_SCHEMA, encode, write_tokens
+from sentiment_model.tokenize import TOKEN_SCHEMA, encode, read_tokens, write_tokens
 from sentiment_model.vocabulary import Vocabulary
 
 NASTY = [
@@ -116,3 +118,24 @@ def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None
         "validation": {"reviews": 2, "tokens": 4, "unknown_share": 0.5, "cut_share": 0.0},
         "test": {"reviews": 2, "tokens": 2, "unknown_share": 0.0, "cut_share": 0.0},
     }
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From several files and row groups, with reviews that have no token or no label, and a split without any."""
+    monkeypatch.setattr("sentiment_model.parts.GROUP_ROWS", 7)
+    monkeypatch.setattr("sentiment_model.parts.PART_ROWS", 20)
+    monkeypatch.setattr("sentiment_model.tokenize._ROWS_AT_ONCE", 3)
+    texts = [" ".join(["good", "bad", "film"] * (i % 9))[: 5 * i] for i in range(100)]
+    reviews = cleaned(texts, ["train", "train", "unlabelled", "validation"] * 25)
+    reviews = reviews.with_columns(label=pl.when(pl.col("split") != "unlabelled").then(pl.col("label")))
+    writer, _ = written(tmp_path / "tokens", reviews, TokenizeConfig(min_count=1))
+    files = {split: [writer.folder / name for name, role in writer.roles.items() if role == split] for split in SPLITS}
+    assert len(files["train"]) > 1
+    read = read_tokens(list(files.values()))
+    for split, found in zip(SPLITS, read, strict=True):
+        expected = TokenizedReviews.from_frame(pl.concat(map(pl.read_parquet, files[split])))
+        assert len(found) == {"train": 50, "test": 0}.get(split, 25)
+        assert found.values is read[0].values
+        assert found.flat().equal(expected.values)
+        assert found.lengths.equal(expected.lengths)
+        torch.testing.assert_close(found.labels, expected.labels, rtol=0, atol=0, equal_nan=True)
