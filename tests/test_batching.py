@@ -37,12 +37,18 @@ def test_every_review_is_in_one_batch_with_its_own_tokens(ids: list[list[int]], 
 def test_order_is_drawn_by_the_seed_alone() -> None:
     lengths = torch.randint(1, 400, (500,), generator=torch.Generator().manual_seed(0))
 
-    def rows(seed: int) -> list[list[int]]:
-        return [batch.rows.tolist() for batch in plan_batches(lengths, 4_000, seed)]
+    def plan(seed: int) -> list[tuple[int, list[int]]]:
+        return [(batch.padded_length, batch.rows.tolist()) for batch in plan_batches(lengths, 4_000, seed)]
 
-    assert rows(1) == rows(1)
-    assert rows(1) != rows(2)
-    assert len(rows(1)) == len(rows(2))
+    first, other = plan(1), plan(2)
+    assert plan(1) == first
+    assert len(first) == len(other)
+    # Both are drawn: what shares a batch, and which batch comes when.
+    together = [{frozenset(rows) for _, rows in batches} for batches in (first, other)]
+    assert len(together[0] & together[1]) < 0.2 * len(first)
+    sizes = [[size for size, _ in batches] for batches in (first, other)]
+    assert sorted(sizes[0]) == sorted(sizes[1])
+    assert sum(one == two for one, two in zip(*sizes, strict=True)) < 0.5 * len(first)
 
 
 def test_little_of_a_batch_is_padding() -> None:

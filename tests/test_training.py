@@ -1,14 +1,16 @@
 """Training learns, repeats itself exactly, and resumes to the same result from wherever it stopped."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector
 
 from sentiment_model.batching import TokenizedReviews
+from sentiment_model.calibration import fit_temperature
 from sentiment_model.checkpoint import load_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
@@ -21,6 +23,7 @@ from sentiment_model.training import (
     _Trainer,
     choose_device,
     learning_rate,
+    run_training,
     train,
 )
 
@@ -111,6 +114,15 @@ def test_it_learns(unbroken: TrainingResult) -> None:
     assert accuracy == unbroken.history[unbroken.best_epoch].validation_accuracy
 
 
+def test_the_epoch_is_chosen_by_the_calibrated_loss_of_the_weights_that_are_kept(unbroken: TrainingResult) -> None:
+    logits, labels = unbroken.validation_logits.double(), VALIDATION.labels.double()
+    calibrated = logits / fit_temperature(logits.numpy(), labels.numpy())
+    raw, loss = (F.binary_cross_entropy_with_logits(of, labels).item() for of in (logits, calibrated))
+    losses = [metrics.validation_loss for metrics in unbroken.history]
+    assert losses[unbroken.best_epoch] == min(losses) == pytest.approx(loss, rel=1e-6)
+    assert raw > 1.01 * loss
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru", "mingru"])
 def test_other_cells_learn(cell: str, tmp_path: Path) -> None:
     model = MODEL.model_copy(update={"cell": cell})
@@ -157,6 +169,52 @@ def test_kept_weights_are_the_moving_average_of_the_learned_ones(tmp_path: Path)
         expected = CONFIG.ema_decay * expected + (1 - CONFIG.ema_decay) * learned if step else learned
     torch.testing.assert_close(parameters_to_vector(trainer.kept.parameters()), expected)
     assert not torch.allclose(expected, learned, atol=1e-4)
+
+
+def test_gradients_are_clipped_to_their_norm_over_all_weights(tmp_path: Path) -> None:
+    def gradient(clip_norm: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = SentimentNetwork(VOCABULARY, MODEL)
+        config = CONFIG.model_copy(update={"clip_norm": clip_norm})
+        objective = _Classification(network, TRAIN, VALIDATION, config.tokens_per_batch, CPU)
+        trainer = _Trainer(objective, config, CPU, tmp_path / "c.safetensors", None)
+        batch = trainer._batches(0)[0]
+        trainer._step(batch, len(batch.rows))
+        return torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+
+    whole = gradient(1e9)
+    norm = whole.norm().item()
+    torch.testing.assert_close(gradient(norm / 2), whole / 2, rtol=1e-4, atol=1e-9)
+    assert torch.equal(gradient(norm * 2), whole)
+
+
+@dataclass
+class ReadOrder(_Classification):
+    """Keeps which reviews were read together, in order."""
+
+    read: list[list[int]] = field(default_factory=list)
+
+    def loss(self, network: torch.nn.Module, rows: torch.Tensor, padded_length: int) -> torch.Tensor:
+        self.read.append(rows.tolist())
+        return super().loss(network, rows, padded_length)
+
+
+def test_each_epoch_and_each_seed_reads_all_reviews_in_an_order_of_its_own(tmp_path: Path) -> None:
+    few = TRAIN.take(torch.arange(60))
+
+    def orders(seed: int, name: str) -> list[list[list[int]]]:
+        config = CONFIG.model_copy(update={"seed": seed, "epochs": 2})
+        network = SentimentNetwork(VOCABULARY, MODEL)
+        objective = ReadOrder(network, few, VALIDATION, config.tokens_per_batch, CPU)
+        run_training(objective, config, device=CPU, checkpoint=tmp_path / name)
+        half = len(objective.read) // 2
+        return [objective.read[:half], objective.read[half:]]
+
+    found = [*orders(0, "a"), *orders(1, "b")]
+    for order in found:
+        assert sorted(row for rows in order for row in rows) == list(range(60))
+    assert len({str(order) for order in found}) == 4
+    assert orders(0, "c") == found[:2]
 
 
 def test_finished_training_is_not_repeated(unbroken: TrainingResult, tmp_path: Path) -> None:
