@@ -2,6 +2,8 @@
 
 import os
 
+from flows._logs import quieten_user_errors
+
 # Unless the user wants it otherwise: nothing that runs here reports to anybody, and a Prefect server keeps on disk who
 # holds a concurrency limit. In memory a restart would forget that, and the limit would stay taken for ever. A temporary
 # server of Prefect's may take minutes to start on a busy machine, not 20 s.
@@ -14,3 +16,5 @@ for _name, _value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
 }.items():
     os.environ.setdefault(_name, _value)
+
+quieten_user_errors()

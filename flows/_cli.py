@@ -1,6 +1,5 @@
 """Runs a flow from the command line; flags, defaults and help come from the flow's own parameter model."""
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from sentiment_model.errors import SentimentError
+from sentiment_model.redaction import redacted
 
 Run = TypeVar("Run", bound=BaseModel)
 
@@ -32,25 +32,12 @@ def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence
     except SettingsError as error:
         return _fail(2, f"{str(error).removeprefix('error parsing CLI: ')}; --help lists the options")
     except ValidationError as error:
-        return _fail(2, *(_describe(list(detail["loc"]), detail["msg"]) for detail in error.errors()))
-    quieten_user_errors()
+        return _fail(2, *(_describe(list(detail["loc"]), redacted(detail["msg"])) for detail in error.errors()))
     try:
         flow(run)
     except SentimentError as error:
         return _fail(1, str(error))
     return 0
-
-
-def quieten_user_errors() -> None:
-    """Make Prefect log errors that a user can cause in one line, without the traceback of our own code."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_without_traceback)
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info, tuple) and isinstance(record.exc_info[1], SentimentError):
-        record.exc_info = None
-    return True
 
 
 def _describe(location: list[int | str], message: str) -> str:

@@ -9,6 +9,7 @@ from prefect.utilities.urls import url_for
 
 from sentiment_model.config import Config
 from sentiment_model.nested import flatten
+from sentiment_model.redaction import redacted
 from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog
 
 
@@ -26,7 +27,7 @@ def start_mlflow_run(tracker: Tracker, experiment: str, fingerprint: str, run: C
         experiment,
         fingerprint,
         name=str(flow_run.name),
-        params=flatten(run.model_dump(mode="json")),
+        params={name: redacted(str(value)) for name, value in flatten(run.model_dump(mode="json")).items()},
         tags={FLOW_RUN_TAG: str(flow_run.id or "")},
         origin=url_for("flow-run", flow_run.id) if flow_run.id else None,
     )

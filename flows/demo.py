@@ -13,6 +13,7 @@ from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.evaluation_job import read_evaluation
+from sentiment_model.redaction import redacted
 from sentiment_model.report import METRIC_NAMES, interval
 from sentiment_model.scoring_report import ScoringSummary
 from sentiment_model.settings import Settings
@@ -58,7 +59,7 @@ def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -
         f"Time          {seconds:.0f} s",
         "",
         "Prefect UI    " + _prefect_command(),
-        f"MLflow UI     {sys.prefix}/bin/mlflow ui --backend-store-uri {Settings().mlflow_tracking_uri}",
+        f"MLflow UI     {sys.prefix}/bin/mlflow ui --backend-store-uri {redacted(Settings().mlflow_tracking_uri)}",
         "",
     ]
     return "\n".join(lines)

@@ -40,6 +40,7 @@ from sentiment_model.errors import (
 )
 from sentiment_model.exports import write_csv, write_to_label
 from sentiment_model.ledger import Ledger
+from sentiment_model.redaction import redacted
 from sentiment_model.report import markdown_link
 from sentiment_model.score_table import Receipt, ScoreTable
 from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
@@ -65,7 +66,7 @@ def _run_name() -> str:
     """Return what is known before the run begins; :func:`_rename` says it better."""
     run = ScoringRun.model_validate(flow_run.parameters["run"])
     model = run.model_uri.removeprefix("models:/")
-    return f"score {run.files.path} with {model} {datetime.now(UTC).date().isoformat()}"
+    return redacted(f"score {run.files.path} with {model} {datetime.now(UTC).date().isoformat()}")
 
 
 @flow(name="score", flow_run_name=_run_name)
@@ -412,7 +413,7 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
         summary.model_version,
         100 * summary.positive_share,
         summary.quarantined,
-        summary.table,
+        redacted(summary.table),
     )
     if summary.drift_unjudged:
         logger.info("There are %s", summary.drift_unjudged)

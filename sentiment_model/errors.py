@@ -4,9 +4,14 @@ Every message is one line that says what was wrong, where, and what to do about 
 without a traceback and exits with a status other than zero.
 """
 
+from sentiment_model.redaction import redacted
+
 
 class SentimentError(Exception):
     """Base of every error that a user's input, configuration or environment can cause."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigurationError(SentimentError):

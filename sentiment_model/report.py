@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -16,6 +17,7 @@ from sentiment_model.gate import GateDecision
 from sentiment_model.lineage import training_command
 from sentiment_model.metrics import Interval
 from sentiment_model.nested import flatten
+from sentiment_model.redaction import redacted
 
 METRIC_NAMES = {
     "accuracy": "Accuracy",
@@ -28,6 +30,7 @@ METRIC_NAMES = {
 }
 _UNDEFINED = "–"
 _MARKDOWN_MISTAKES = 5
+_IN_URLS = ":/?#@!$&'*+,;=%~"
 _MARKDOWN_CHARACTERS = 400
 _FIGURE_TITLES = {
     "confusion_matrix": (
@@ -239,13 +242,15 @@ def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
 
 
 def markdown_cell(text: str) -> str:
-    """Return text that Markdown shows as it is, and that does not end a table's cell."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    """Return text that Markdown shows as it is, and that does not end a table's cell; no URL in it holds a password."""
+    shown = html.escape(" ".join(redacted(text).split()), quote=False)
+    shown = re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", shown)
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", shown)  # what begins a list or a heading
 
 
 def markdown_link(text: str, url: str | None) -> str:
     """Return text that leads to a page, or the bare text where there is no page."""
-    return f"[{text}]({url})" if url else text
+    return f"[{markdown_cell(text)}]({quote(url, safe=_IN_URLS)})" if url else markdown_cell(text)
 
 
 def _settings(values: dict[str, Any]) -> dict[str, str]:

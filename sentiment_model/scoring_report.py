@@ -1,7 +1,5 @@
 """What a scoring run made: the figures, and how the tracking server and the UI are told of them."""
 
-from typing import Any
-
 from pydantic import BaseModel
 
 from sentiment_model.config import ScoringRun
@@ -119,7 +117,7 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         model: Markdown that names the model's version.
         tracked: Markdown that names the run in the tracking server, if there is one.
     """
-    rows: dict[str, Any] = {
+    rows: dict[str, str] = {
         "Files, new of all": f"{summary.new_files:,} of {summary.files:,}",
         "Rows read": f"{summary.rows_in:,}",
         "Rows labelled": f"{summary.scored:,}",
@@ -135,7 +133,7 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
     }
     if summary.disagreement_share is not None:
         rows[f"Labelled otherwise by version {summary.shadow_version}"] = f"{summary.disagreement_share:.1%}"
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    table = "\n".join(f"| {markdown_cell(name)} | {markdown_cell(value)} |" for name, value in rows.items())
     heading = "Nothing new; an earlier run labelled these files" if summary.reused else "Labelled"
     warning = f"\n**Drift:** {drift_message(summary)}\n" if summary.drifted else ""
     if summary.drift_unjudged:
@@ -149,13 +147,13 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
             f"{len(summary.failures):,} of {summary.shards:,} shards failed; what the others labelled is published"
         )
     places = [
-        f"In `{summary.table}`: `scores/version={summary.model_version}/`",
-        summary.csv,
-        summary.to_label,
+        f"In {markdown_cell(f'{summary.table}/scores/version={summary.model_version}/')}",
+        summary.csv and markdown_cell(summary.csv),
+        summary.to_label and markdown_cell(summary.to_label),
         tracked,
     ]
     return (
-        f"# {heading}\n\n`{run.files.path}` with `{run.model_uri}`, {model}\n{warning}\n"
+        f"# {heading}\n\n{markdown_cell(str(run.files.path))} with {markdown_cell(run.model_uri)}, {model}\n{warning}\n"
         f"| | |\n| --- | ---: |\n{table}\n\n"
         + _failed("What failed, and is left to the next run", summary.failures)
         + _failed("Left out, since an earlier run found it to be broken", summary.unusable)

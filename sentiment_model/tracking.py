@@ -41,6 +41,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription, Predictor
 from sentiment_model.errors import ModelError, TrackingError
 from sentiment_model.objects import first_line
+from sentiment_model.redaction import redacted
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset
 from sentiment_model.training import Phase, PretrainingMetrics
@@ -140,7 +141,7 @@ class TrainingRunLog:
             name=dataset.ref.stage,
             digest=dataset.ref.fingerprint,
             source_type="store",
-            source=json.dumps({"uri": dataset.url}),
+            source=json.dumps({"uri": redacted(dataset.url)}),
             profile=json.dumps(dataset.counts),
         )
         tags = [InputTag("mlflow.data.context", context)]  # MLflow's own name for it

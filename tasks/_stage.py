@@ -12,6 +12,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from sentiment_model.errors import SentimentError, TrackingError
 from sentiment_model.nested import flatten
+from sentiment_model.redaction import redacted
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
 
 
@@ -50,10 +51,10 @@ def _materialise(
     write: Callable[[DatasetWriter], dict[str, Any]],
 ) -> DatasetRef:
     dataset, reused = Store(store_url).materialise(stage, inputs, parameters, write)
-    get_run_logger().info("%s %s", "Reusing" if reused else "Wrote", dataset.url)
+    get_run_logger().info("%s %s", "Reusing" if reused else "Wrote", redacted(dataset.url))
     create_table_artifact(
         key=stage.name,
-        table=[{"what": name, "value": str(value)} for name, value in flatten(dataset.counts).items()],
+        table=[{"what": name, "value": redacted(str(value))} for name, value in flatten(dataset.counts).items()],
         description=f"Stage **{stage.name}**, dataset `{fingerprint}`",
     )
     return dataset.ref

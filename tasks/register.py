@@ -107,9 +107,9 @@ def _markdown(
     registered: RegisteredVersion, decision: GateDecision, reason: str, run_id: str, tracker: Tracker
 ) -> Iterator[str]:
     name, version = registered.name, registered.version
-    yield f"# {name} version {version} is {'champion' if registered.promoted else 'challenger'}\n"
+    yield f"# {markdown_cell(name)} version {version} is {'champion' if registered.promoted else 'challenger'}\n"
     if registered.held_back:
-        yield f"{reason}\n"
+        yield f"{markdown_cell(reason)}\n"
     yield "| rule | | why |\n| --- | --- | --- |"
     for rule in decision.rules:
         yield f"| {rule.name} | {'passed' if rule.passed else 'failed'} | {markdown_cell(rule.reason)} |"
