@@ -277,6 +277,20 @@ class EvaluateConfig(Config):
 class GateConfig(Config):
     """When a new model may become champion; accuracies are shares on the headline test rows."""
 
+    min_rows: int = Field(
+        200,
+        ge=1,
+        title="Fewest test rows",
+        description="With fewer test rows than this no model is promoted; an accuracy of 90 % of 200 is known to "
+        "4 points.",
+    )
+    majority_level: float = Field(
+        0.05,
+        gt=0.0,
+        le=1.0,
+        description="Largest p-value of the sign test that a challenger knows more than which class is the larger one; "
+        "1 leaves it out.",
+    )
     champion_margin: float = Field(
         0.005, ge=0.0, le=1.0, description="How far below the champion's accuracy a challenger may be."
     )

@@ -1,5 +1,6 @@
 """Evaluation on held-out reviews: against the truth, a linear baseline and the current champion."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,9 +72,24 @@ class Mistake(BaseModel):
 
 
 class ChampionComparison(BaseModel):
-    """The champion on the headline rows; McNemar's (1947) exact test looks at the rows that only one gets right."""
+    """The champion on the headline rows that it was not fitted or chosen on.
+
+    McNemar's (1947) exact test looks at the rows that only one gets right.
+
+    Attributes:
+        version: the champion's version.
+        rows: how many rows these are.
+        seen: how many others it was fitted or chosen on; None where that is not known.
+        accuracy: the champion's.
+        difference: the model's accuracy less the champion's.
+        only_model_right: rows that only the model gets right.
+        only_champion_right: rows that only the champion gets right.
+        p_value: of the test.
+    """
 
     version: str
+    rows: int
+    seen: int | None
     accuracy: Interval
     difference: Interval
     only_model_right: int
@@ -120,7 +136,8 @@ def evaluate_model(
         validation: held-out reviews with `label`, `probability`, `logit`, and the probabilities `recurrent` of the
             model's recurrent part alone and `baseline`.
         test: the same, plus `review_id`, `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
-            `champion` (its probability).
+            `champion` (its probability) and `seen` (whether it was fitted or chosen on the review; null where that is
+            not known).
         config: what to report.
         temperature: the divisor that turned logits into probabilities.
         history: how training went.
@@ -192,17 +209,32 @@ def _correct(column: str) -> pl.Expr:
 
 
 def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> ChampionComparison:
-    right = headline.select(model=_correct("probability"), champion=_correct("champion"))
+    unseen = headline.filter(~pl.col("seen").fill_null(value=False))
+    right = unseen.select(model=_correct("probability"), champion=_correct("champion"))
     model, champion = (_floats(right, name) for name in ("model", "champion"))
     only_model, only_champion = int((model > champion).sum()), int((champion > model).sum())
     return ChampionComparison(
         version=version,
-        accuracy=mean_interval(champion, samples=config.bootstrap_samples, confidence=config.confidence),
-        difference=mean_interval(model - champion, samples=config.bootstrap_samples, confidence=config.confidence),
+        rows=len(unseen),
+        seen=None if headline["seen"].has_nulls() else len(headline) - len(unseen),
+        accuracy=_mean(champion, config),
+        difference=_mean(model - champion, config),
         only_model_right=only_model,
         only_champion_right=only_champion,
         p_value=float(mcnemar([[0, only_model], [only_champion, 0]], exact=True).pvalue),
     )
+
+
+def _mean(values: Floats, config: EvaluateConfig) -> Interval:
+    """Return a mean with its interval; not a number where there is no value."""
+    if not len(values):
+        return Interval(value=math.nan, low=math.nan, high=math.nan)
+    return mean_interval(values, samples=config.bootstrap_samples, confidence=config.confidence)
+
+
+def _champion_accuracy() -> pl.Expr:
+    """Return the champion's accuracy where the model's is that of the same rows: where it has seen none of them."""
+    return pl.when(~pl.col("seen").fill_null(value=True).any()).then(_correct("champion").mean())
 
 
 def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConfig) -> list[SliceScore]:
@@ -218,7 +250,7 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
                 rows=pl.len(),
                 right=_correct("probability").sum(),
                 baseline=_correct("baseline").mean(),
-                champion=_correct("champion").mean() if has_champion else pl.lit(None, pl.Float64),
+                champion=_champion_accuracy() if has_champion else pl.lit(None, pl.Float64),
             )
             .sort("name")
         )

@@ -9,19 +9,20 @@ import polars as pl
 import torch
 from scipy.special import expit
 
-from sentiment_model.bundle import Predictor
+from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.calibration import fit_temperature
+from sentiment_model.clean import CLEAN
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel, Evaluation, evaluate_model
 from sentiment_model.figures import figures
 from sentiment_model.gate import GateDecision, decide
 from sentiment_model.lineage import StageRecord
 from sentiment_model.report import report_html
-from sentiment_model.store import Dataset, DatasetWriter, Stage
+from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.training import EpochMetrics
 from sentiment_model.training_job import HISTORY
 
-EVALUATE = Stage("evaluate", 1)
+EVALUATE = Stage("evaluate", 2)
 
 _SCORING_ROWS = 20_000
 
@@ -33,6 +34,7 @@ def write_evaluation(
     cleaned: pl.LazyFrame,
     baseline: pl.LazyFrame,
     champion: ChampionModel | None,
+    seen: pl.LazyFrame | None,
     config: EvaluateConfig,
     gate: GateConfig,
     device: torch.device,
@@ -49,6 +51,7 @@ def write_evaluation(
         cleaned: cleaned reviews.
         baseline: the baseline's probabilities by `text_hash`.
         champion: the champion, unless it is this very model or there is none.
+        seen: the normalised `text` of the reviews that the champion was fitted or chosen on; None where nobody knows.
         config: what to report.
         gate: when to promote.
         device: what to compute on.
@@ -67,7 +70,8 @@ def write_evaluation(
     test = held_out.filter(pl.col("split") == "test")
     if champion:
         other = Predictor.load(champion.bundle, device)
-        test = test.with_columns(_predict(other, test["text"])["probability"].alias("champion"))
+        answers = _predict(other, test["text"])["probability"]
+        test = test.with_columns(answers.alias("champion"), seen=_is_in(test, seen))
     evaluation = evaluate_model(
         held_out.filter(pl.col("split") == "validation"),
         test,
@@ -90,6 +94,33 @@ def write_evaluation(
     )
     metrics = {name: interval.value for name, interval in evaluation.test.metrics.items()}
     return {"gate": "passed" if decision.promote else "failed", "reason": decision.summary, "metrics": metrics}
+
+
+def reviews_of(champion: ChampionModel, cleaned: Dataset) -> pl.LazyFrame | None:
+    """Return the normalised `text` of the reviews that a champion was fitted or chosen on.
+
+    Args:
+        champion: the champion.
+        cleaned: the cleaned reviews of today.
+
+    Returns:
+        the reviews, or None where the dataset that the champion was trained on is not in the store any more.
+    """
+    fingerprint = ModelDescription.read(champion.bundle).trained_on.get(CLEAN.name, "")
+    found = (
+        cleaned
+        if fingerprint == cleaned.ref.fingerprint
+        else Store(cleaned.ref.store_url).find(CLEAN.name, fingerprint)
+    )
+    return found.scan().filter(pl.col("split").is_in(["train", "validation"])).select("text") if found else None
+
+
+def _is_in(test: pl.DataFrame, reviews: pl.LazyFrame | None) -> pl.Series:
+    """Return for each test review whether it is among others; null where these are not known."""
+    if reviews is None:
+        return pl.Series([None] * len(test), dtype=pl.Boolean())
+    both = test.lazy().select("text").join(reviews, on="text", how="semi").collect(engine="streaming")
+    return test["text"].is_in(both["text"].implode())
 
 
 def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:

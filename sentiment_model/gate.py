@@ -1,6 +1,7 @@
 """The gate: whether a new model may become champion, and why."""
 
 from pydantic import BaseModel
+from scipy.stats import binomtest
 
 from sentiment_model.config import GateConfig
 from sentiment_model.evaluation import Evaluation
@@ -39,6 +40,8 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
         config: the thresholds.
     """
     rules = [
+        _rows(evaluation, config),
+        _against_majority(evaluation, config),
         _against_baseline(evaluation, config),
         _against_champion(evaluation, config),
         _slices(evaluation, config),
@@ -49,6 +52,31 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
 def _at_least(name: str, value: float, threshold: float, reason: str) -> RuleResult:
     passed = value >= threshold - _ROUNDING  # which NaN never is
     return RuleResult(name=name, passed=passed, value=value, threshold=threshold, reason=reason)
+
+
+def _rows(evaluation: Evaluation, config: GateConfig) -> RuleResult:
+    rows, what = evaluation.test.rows, "test reviews"
+    if (champion := evaluation.champion) and champion.seen:
+        rows = champion.rows
+        what += f" that champion version {champion.version} was not trained on ({champion.seen:,} others it was)"
+    return _at_least("rows", rows, config.min_rows, f"{rows:,} {what}, at least {config.min_rows:,} wanted")
+
+
+def _against_majority(evaluation: Evaluation, config: GateConfig) -> RuleResult:
+    """Judge by a sign test over the rows that only the model gets right, or only who always names the larger class."""
+    test = evaluation.test
+    classes = [(test.true_positives, test.false_negatives), (test.true_negatives, test.false_positives)]
+    (right_of_small, _), (_, wrong_of_large) = sorted(classes, key=sum)
+    doubtful = right_of_small + wrong_of_large
+    p = float(binomtest(right_of_small, doubtful, alternative="greater").pvalue) if doubtful else 1.0
+    return _at_least(
+        "majority",
+        1 - p,
+        1 - config.majority_level,
+        f"{max(map(sum, classes)):,} of {test.rows:,} reviews are of one class; of {doubtful:,} that only the model or "
+        f"only who always names that class gets right, the model gets {right_of_small:,} (sign test p = {p:.2g}, at "
+        f"most {config.majority_level:g} wanted)",
+    )
 
 
 def _against_baseline(evaluation: Evaluation, config: GateConfig) -> RuleResult:
@@ -67,6 +95,12 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     champion = evaluation.champion
     if champion is None:
         return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="no other model is champion")
+    if champion.seen is None:
+        reason = (
+            f"the reviews that champion version {champion.version} was trained on are not in the store any more, so "
+            "nobody knows which test reviews it has seen; train it again, or take the alias champion from it"
+        )
+        return RuleResult(name="champion", passed=False, value=None, threshold=None, reason=reason)
     difference = champion.difference
     return _at_least(
         "champion",
@@ -85,7 +119,10 @@ def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         if found.champion_accuracy is not None and found.rows >= config.min_slice_rows
     ]
     if not changes:
-        wanting = f"no slice has {config.min_slice_rows:,} reviews" if evaluation.champion else "no other champion"
+        wanting = "no other champion"
+        if champion := evaluation.champion:
+            wanting = f"no slice has {config.min_slice_rows:,} reviews"
+            wanting += "" if champion.seen == 0 else ", or the champion was trained on some of each"
         reason = f"no slice to compare: {wanting}"
         return RuleResult(name="slices", passed=True, value=None, threshold=None, reason=reason)
     change, name, rows = min(changes)

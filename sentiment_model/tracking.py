@@ -51,6 +51,7 @@ FINGERPRINT_TAG = "sentiment.fingerprint"
 FLOW_RUN_TAG = "prefect.flow_run"
 DATA_TAG = "data."  # the start of the tags that name what a version was made from
 DIGEST_TAG = "bundle_digest"
+PROMOTED_TAG = "promoted_at"
 ROLLED_BACK_TAG = "rolled_back_at"
 
 # What the model needs to answer; the rest of the project's dependencies stay at home.
@@ -270,13 +271,23 @@ class Tracker:
             raise
 
     def register(
-        self, bundle: Path, name: str, run_id: str, *, promote: bool, tags: Mapping[str, str]
+        self,
+        bundle: Path,
+        name: str,
+        run_id: str,
+        *,
+        promote: bool,
+        tags: Mapping[str, str],
+        compared_with: str | None = None,
+        is_better: bool = False,
     ) -> RegisteredVersion:
         """Register a model folder and move the aliases.
 
         The version becomes `challenger`. If it is to be promoted, the champion becomes `previous` first and
         the version `champion` then, so that a crash in between leaves a champion. A folder that was
-        registered before keeps its version; if a person has rolled that back, it is not promoted again.
+        registered before keeps its version; if a person has rolled that back, it is not promoted again. Nor is one that
+        was champion before and is not better than the champion of today, or any while the champion is another than the
+        one that the gate has seen.
 
         Args:
             bundle: the model folder.
@@ -284,6 +295,8 @@ class Tracker:
             run_id: the run that trained it.
             promote: whether the gate passed.
             tags: tags of the version.
+            compared_with: version of the champion that the gate has compared it with, if there was one.
+            is_better: whether it was better than that one.
 
         Raises:
             ModelError: the folder holds no model.
@@ -295,9 +308,7 @@ class Tracker:
             reused = version is not None
             if version is None:
                 version = self._log_model(bundle, name, run_id, {**tags, DIGEST_TAG: digest})
-            held_back = None
-            if promote and (moment := version.tags.get(ROLLED_BACK_TAG)):
-                held_back = f"version {version.version} was rolled back on {moment}"
+            held_back = self._held_back(version, compared_with, is_better=is_better) if promote else None
             promoted = promote and held_back is None
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version.version, key, value)
@@ -305,6 +316,19 @@ class Tracker:
             if promoted:
                 self._promote(name, str(version.version))
         return RegisteredVersion(name, str(version.version), promoted, reused, held_back)
+
+    def _held_back(self, version: ModelVersion, compared_with: str | None, *, is_better: bool) -> str | None:
+        """Return why a version that the gate has passed is not made champion all the same, or None where it is."""
+        if moment := version.tags.get(ROLLED_BACK_TAG):
+            return f"version {version.version} was rolled back on {moment}"
+        champion = self._client.get_registered_model(version.name).aliases.get(CHAMPION)
+        if champion is None or str(champion) == str(version.version):
+            return None
+        if str(champion) != compared_with:
+            return f"version {champion} has become champion since the gate judged; run again to compare with it"
+        if PROMOTED_TAG in version.tags and not is_better:
+            return f"version {version.version} was champion before, and champion version {champion} is no worse"
+        return None
 
     def _registered(self, name: str, digest: str) -> ModelVersion | None:
         same = f"name = '{name}' and tag.{DIGEST_TAG} = '{digest}'"
@@ -345,6 +369,8 @@ class Tracker:
         if champion is None or str(champion) != version:
             if champion is not None:
                 self._client.set_registered_model_alias(name, PREVIOUS, champion)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._client.set_model_version_tag(name, version, PROMOTED_TAG, now)
             self._client.set_registered_model_alias(name, CHAMPION, version)
 
     def rollback(self, name: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel
-from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.evaluation_job import EVALUATE, read_evaluation, reviews_of, write_evaluation
 from sentiment_model.lineage import lineage
 from sentiment_model.report import report_markdown
 from sentiment_model.settings import Settings
@@ -50,6 +50,7 @@ def evaluate(
                 open_dataset(cleaned).scan(),
                 open_dataset(baseline).scan(),
                 champion,
+                reviews_of(champion, open_dataset(cleaned)) if champion else None,
                 config,
                 gate,
                 choose_device(Settings().device),

@@ -71,7 +71,13 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
         log.log_folder(folder, "evaluation")
     with open_dataset(model).local_folder() as bundle:
         registered = tracker.register(
-            bundle, model_name, run_id, promote=decision.promote, tags=_tags(dataset, found, decision, metrics)
+            bundle,
+            model_name,
+            run_id,
+            promote=decision.promote,
+            tags=_tags(dataset, found, decision, metrics),
+            compared_with=found.champion.version if found.champion else None,
+            is_better=found.champion is not None and found.champion.difference.value > 0,
         )
     reason = f"Not promoted: {registered.held_back}." if registered.held_back else decision.summary
     get_run_logger().info(

@@ -83,7 +83,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed in range(3):
         tiny_bundle(tmp_path / f"bundle-{seed}", seed)
         run_id = tracker.start_run("sentiment", f"fp-{seed}", name="test", params={}, tags={}).run_id
-        tracker.register(tmp_path / f"bundle-{seed}", "sentiment", run_id, promote=seed < 2, tags={})
+        compared_with = str(seed) if seed else None
+        tracker.register(
+            tmp_path / f"bundle-{seed}", "sentiment", run_id, promote=seed < 2, tags={}, compared_with=compared_with
+        )
     return tmp_path
 
 

@@ -97,7 +97,8 @@ def test_the_roc_curve_is_thinned_and_has_the_area_that_the_metric_says() -> Non
 
 def test_the_champion_is_compared_on_the_same_rows() -> None:
     test = held_out(
-        champion=pl.when(pl.int_range(pl.len()) % 3 == 0).then(1 - pl.col("probability")).otherwise("probability")
+        champion=pl.when(pl.int_range(pl.len()) % 3 == 0).then(1 - pl.col("probability")).otherwise("probability"),
+        seen=pl.lit(value=False),
     )
     found = evaluate(test, champion_version="4").champion
     assert found is not None
@@ -111,8 +112,30 @@ def test_the_champion_is_compared_on_the_same_rows() -> None:
     assert all(part.champion_accuracy is not None for part in evaluate(test, champion_version="4").slices)
 
 
+def test_the_champion_is_not_judged_by_what_it_was_trained_on() -> None:
+    """It knows by heart what it has seen, and is always wrong on the rest."""
+    seen = pl.int_range(pl.len()) % 4 != 0
+    truth = pl.col("label").cast(pl.Float64)
+    test = held_out(seen=seen, champion=pl.when(seen).then(truth).otherwise(1 - truth))
+    result = evaluate(test, champion_version="4")
+    found = result.champion
+    assert found is not None
+    unseen = test.filter(~pl.col("seen"), pl.col("source") == "imdb")
+    assert (found.rows, found.seen) == (len(unseen), 320 - len(unseen))
+    assert found.accuracy.value == 0.0
+    assert found.difference.value == pytest.approx(correct(unseen).mean())
+    assert all(part.champion_accuracy is None for part in result.slices if part.rows > 50)
+
+    unknown = evaluate(test.with_columns(seen=pl.lit(None, pl.Boolean())), champion_version="4").champion
+    assert unknown is not None
+    assert unknown.seen is None
+    everything = evaluate(test.with_columns(seen=pl.lit(value=True)), champion_version="4").champion
+    assert everything is not None
+    assert (everything.rows, everything.seen) == (0, 320)
+
+
 def test_equal_models_do_not_differ() -> None:
-    found = evaluate(held_out(champion=pl.col("probability")), champion_version="4").champion
+    found = evaluate(held_out(champion=pl.col("probability"), seen=pl.lit(value=False)), champion_version="4").champion
     assert found is not None
     assert (found.difference.low, found.difference.high, found.p_value) == (0, 0, 1)
 

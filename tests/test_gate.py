@@ -35,11 +35,15 @@ def evaluation(
     baseline: float = 0.88,
     against_champion: float | None = None,
     slices: list[SliceScore] | None = None,
+    seen: int | None = 0,
+    test: Scores | None = None,
 ) -> Evaluation:
     champion = None
     if against_champion is not None:
         champion = ChampionComparison(
             version="7",
+            rows=1000 - (seen or 0),
+            seen=seen,
             accuracy=Interval(value=0.9, low=0.88, high=0.92),
             difference=Interval(value=against_champion, low=against_champion - 0.01, high=against_champion + 0.01),
             only_model_right=10,
@@ -47,7 +51,8 @@ def evaluation(
             p_value=0.832,
         )
     return Evaluation(
-        test=scores(model), validation=scores(model), recurrent_test=scores(model), recurrent_validation=scores(model),
+        test=test or scores(model), validation=scores(model),
+        recurrent_test=scores(model), recurrent_validation=scores(model),
         separate={},
         baseline_test=scores(baseline), baseline_validation=scores(baseline),
         champion=champion, slices=slices or [], mistakes=[],
@@ -87,10 +92,57 @@ def test_no_slice_may_collapse_but_small_ones_are_not_judged(rows: int, change: 
     assert ("short" in rules(decision)["slices"].reason) is (rows >= 200)
 
 
+@pytest.mark.parametrize(("rows", "seen", "passed"), [(200, 0, True), (199, 0, False), (1000, 801, False)])
+def test_too_few_rows_judge_nobody(rows: int, seen: int, passed: bool) -> None:
+    """Rows that the champion was trained on do not count."""
+    test = scores(0.9).model_copy(update={"rows": rows})
+    decision = decide(evaluation(against_champion=0.0 if seen else None, seen=seen, test=test), GateConfig())
+    assert rules(decision)["rows"].passed is decision.promote is passed
+    assert rules(decision)["rows"].reason.startswith(f"{rows - seen} test reviews")
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "passed"),
+    [
+        ((159, 0), (0, 2), False),  # all positive
+        ((150, 9), (2, 0), False),  # less accurate than that
+        ((950, 0), (4, 46), False),  # 4 of 4 may be luck
+        ((950, 0), (5, 45), True),  # p = 1/32
+        ((940, 10), (30, 20), True),
+        ((0, 500), (500, 0), False),  # half of the reviews, whichever way
+        ((300, 200), (300, 200), True),
+    ],
+)
+def test_a_model_must_know_more_than_the_larger_class(
+    positives: tuple[int, int], negatives: tuple[int, int], passed: bool
+) -> None:
+    """Given as right and wrong answers of each class."""
+    test = scores(0.95).model_copy(
+        update={
+            "rows": sum(positives) + sum(negatives),
+            "positives": sum(positives),
+            "true_positives": positives[0],
+            "false_negatives": positives[1],
+            "true_negatives": negatives[0],
+            "false_positives": negatives[1],
+        }
+    )
+    decision = decide(evaluation(test=test), GateConfig(min_rows=1))
+    assert rules(decision)["majority"].passed is decision.promote is passed
+
+
+def test_a_champion_of_which_nobody_knows_what_it_has_seen_is_not_judged() -> None:
+    decision = decide(evaluation(against_champion=0.5, seen=None), GateConfig())
+    assert not decision.promote
+    assert "the reviews that champion version 7 was trained on are not in the store any more" in decision.summary
+
+
 def test_without_a_champion_only_the_baseline_is_asked() -> None:
     decision = decide(evaluation(slices=[part("short", 500, None)]), GateConfig())
     assert decision.summary == (
-        "Promoted: accuracy 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 points "
+        "Promoted: 1,000 test reviews, at least 200 wanted; 500 of 1,000 reviews are of one class; of 500 that only "
+        "the model or only who always names that class gets right, the model gets 400 (sign test p = 8.3e-44, at most "
+        "0.05 wanted); accuracy 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 points "
         "wanted); no other model is champion; no slice to compare: no other champion."
     )
     assert rules(decision)["champion"].value is rules(decision)["slices"].threshold is None

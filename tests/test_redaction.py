@@ -107,30 +107,19 @@ MARKUP = st.text(st.sampled_from("ab1 .-+=)(!<>&;:/`*_[]|~#\\\n\r\"'")) | st.sam
 def test_text_in_markdown_is_text(text: str) -> None:
     parser = MarkdownIt("commonmark").enable("table")
     for frame in ("before {} after", "{}", "- {}", "| a |\n| --- |\n| {} |"):
-        plain = "".join(
-            child.content
-            for token in parser.parse(frame.format(markdown_cell(text)))
-            if token.type == "inline"
-            for child in token.children or ()
-            if child.type in ("text", "text_special")
-        )
-        rest = frame.format("").replace("- ", "").strip() if "|" not in frame else ""
-        assert " ".join(text.split()) in plain or not text.strip(), rest
-        kinds = {token.type for token in parser.parse(frame.format(markdown_cell(text)))}
-        allowed = {token.type for token in parser.parse(frame.format("x"))}
+        tokens, expected = (parser.parse(frame.format(shown)) for shown in (markdown_cell(text), "x"))
         if text.strip():
-            assert kinds == allowed
-        inline = {
-            child.type for token in parser.parse(frame.format(markdown_cell(text))) for child in token.children or ()
-        }
-        assert inline <= {"text", "text_special"}
+            assert [token.type for token in tokens] == [token.type for token in expected]
+        parts = [part for token in tokens for part in token.children or ()]
+        assert {part.type for part in parts} <= {"text", "text_special"}
+        assert " ".join(text.split()) in "".join(part.content for part in parts)
 
 
 def test_links_lead_where_they_say(tmp_path: Path) -> None:
     shown = MarkdownIt().render(markdown_link("a](http://evil) <b>", "http://host/models/a b(1)/versions/1"))
     assert 'href="http://host/models/a%20b%281%29/versions/1"' in shown
     assert "<b>" not in shown
-    assert "evil" not in shown.partition(">")[2].partition("<a")[2]
+    assert shown.count("<a ") == 1
 
 
 def test_a_path_with_markup_and_a_password_is_shown_as_text() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from servers import newest_artifact
 from tiny import epoch_metrics, tiny_bundle
 
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
+from sentiment_model.clean import CLEAN
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation_job import EVALUATE, write_evaluation
+from sentiment_model.evaluation import ChampionModel
+from sentiment_model.evaluation_job import EVALUATE, reviews_of, write_evaluation
 from sentiment_model.lineage import StageRecord
 from sentiment_model.settings import Settings
 from sentiment_model.store import Dataset, DatasetWriter, Store
@@ -24,7 +27,8 @@ from sentiment_model.training_job import HISTORY, TRAIN
 from tasks.register import Registration, register
 
 LINEAGE = [StageRecord(name="tokenize", fingerprint="f" * 20, parameters={}, counts={})]
-PASS, FAIL = GateConfig(baseline_margin=-1.0), GateConfig(baseline_margin=1.0)
+LENIENT = GateConfig(baseline_margin=-1.0, champion_margin=1.0, min_rows=1, majority_level=1.0)
+PASS, FAIL = LENIENT, LENIENT.model_copy(update={"baseline_margin": 1.0})
 
 
 def trained(store: Store, seed: int) -> Dataset:
@@ -41,8 +45,8 @@ def trained(store: Store, seed: int) -> Dataset:
     return store.materialise(TRAIN, {}, {"seed": seed}, write)[0]
 
 
-def evaluated(store: Store, model: Dataset, gate: GateConfig) -> Dataset:
-    """Its evaluation on a few reviews."""
+def evaluated(store: Store, model: Dataset, gate: GateConfig, rival: Dataset | None = None) -> Dataset:
+    """Its evaluation on a few reviews, perhaps beside version 1."""
     rows = 40
     cleaned = pl.LazyFrame(
         {
@@ -61,9 +65,14 @@ def evaluated(store: Store, model: Dataset, gate: GateConfig) -> Dataset:
         with model.local_folder() as folder:
             config = EvaluateConfig(bootstrap_samples=100, separate_sources=("rotten_tomatoes", "sparse"))
             device = torch.device("cpu")
-            return write_evaluation(writer, folder, LINEAGE, cleaned, baseline, None, config, gate, device)
+            champion = None
+            if rival:
+                bundle = Path(rival.url, rival.manifest.files[0].path).parent
+                champion = ChampionModel(version="1", digest=ModelDescription.read(bundle).digest, bundle=bundle)
+            seen = pl.LazyFrame({"text": ["an awful film"]})
+            return write_evaluation(writer, folder, LINEAGE, cleaned, baseline, champion, seen, config, gate, device)
 
-    inputs = {"train": model.ref.fingerprint, "clean": "c" * 20}
+    inputs = {"train": model.ref.fingerprint, "clean": "c" * 20} | ({"rival": rival.ref.fingerprint} if rival else {})
     return store.materialise(EVALUATE, inputs, gate.model_dump(mode="json"), write)[0]
 
 
@@ -92,7 +101,7 @@ def test_a_model_that_passes_becomes_champion_with_its_record(store: Store, clie
     model = trained(store, 1)
     done = run_register(model, evaluated(store, model, PASS))
     assert (done.version, done.promoted, done.reused) == ("1", True, False)
-    assert done.reason.startswith("Promoted: accuracy")
+    assert done.reason.startswith("Promoted: 22 test reviews")
     assert aliases(client) == {"challenger": "1", "champion": "1"}
 
     tags = client.get_model_version("sentiment", "1").tags
@@ -122,7 +131,7 @@ def test_a_model_that_fails_stays_challenger_and_says_why(store: Store, client: 
     assert tags["gate"] == "failed"
     assert tags["gate.baseline"].startswith("failed: accuracy")
 
-    again = run_register(second, evaluated(store, second, PASS))  # judged anew under another gate
+    again = run_register(second, evaluated(store, second, PASS, first))  # judged anew under another gate
     assert (again.version, again.promoted, again.reused) == ("2", True, True)
     assert aliases(client) == {"challenger": "2", "champion": "2", "previous": "1"}
     assert client.get_model_version("sentiment", "2").tags["gate"] == "passed"
@@ -131,12 +140,35 @@ def test_a_model_that_fails_stays_challenger_and_says_why(store: Store, client: 
 def test_what_a_person_rolled_back_stays_back(store: Store, client: MlflowClient) -> None:
     first, second = trained(store, 1), trained(store, 2)
     run_register(first, evaluated(store, first, PASS))
-    run_register(second, evaluated(store, second, PASS))
+    run_register(second, evaluated(store, second, PASS, first))
     Tracker(Settings()).rollback("sentiment")
-    done = run_register(second, evaluated(store, second, PASS))
+    done = run_register(second, evaluated(store, second, PASS, first))
     assert not done.promoted
     assert done.reason.startswith("Not promoted: version 2 was rolled back on")
     assert aliases(client)["champion"] == "1"
     assert str(newest_artifact("registration").data).startswith(
         "# sentiment version 2 is challenger\n\nNot promoted: version 2 was rolled back"
     )
+
+
+def test_the_reviews_that_a_champion_was_trained_on_are_found(store: Store, tmp_path: Path) -> None:
+    def write(writer: DatasetWriter, text: str) -> dict[str, Any]:
+        splits = ["train", "validation", "test", "unlabelled"]
+        frame = pl.DataFrame({"text": [f"{text} {split}" for split in splits], "split": splits})
+        frame.write_parquet(writer.file("part.parquet"))
+        return {}
+
+    old, new = (store.materialise(CLEAN, {}, {"salt": salt}, partial(write, text=salt))[0] for salt in ("a", "b"))
+    tiny_bundle(tmp_path / "bundle")
+
+    def found(fingerprint: str) -> list[str] | None:
+        path = tmp_path / "bundle" / DESCRIPTION
+        description = json.loads(path.read_text()) | {"trained_on": {"clean": fingerprint}}
+        path.write_text(json.dumps(description))
+        texts = reviews_of(ChampionModel(version="1", digest="", bundle=path.parent), new)
+        return None if texts is None else texts.collect()["text"].to_list()
+
+    assert found(new.ref.fingerprint) == ["b train", "b validation"]
+    assert found(old.ref.fingerprint) == ["a train", "a validation"]  # another salt, another split
+    Path(old.url, "_manifest.json").unlink()
+    assert found(old.ref.fingerprint) is None

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -46,8 +47,18 @@ def register(tracker: Tracker, folder: Path, seed: int, *, promote: bool) -> str
     tiny_bundle(folder / f"bundle-{seed}", seed)
     run_id = start(tracker, f"fp-{seed}")
     return tracker.register(
-        folder / f"bundle-{seed}", "sentiment", run_id, promote=promote, tags={"seed": str(seed)}
+        folder / f"bundle-{seed}",
+        "sentiment",
+        run_id,
+        promote=promote,
+        tags={"seed": str(seed)},
+        compared_with=champion(tracker),
     ).version
+
+
+def champion(tracker: Tracker) -> str | None:
+    found = tracker._client.search_registered_models("name = 'sentiment'")
+    return str(found[0].aliases[CHAMPION]) if found and CHAMPION in found[0].aliases else None
 
 
 def aliases(client: MlflowClient) -> dict[str, str]:
@@ -192,6 +203,37 @@ def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, t
     assert len(client.search_model_versions("name = 'sentiment'")) == 2
     assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
     assert client.get_model_version("sentiment", "2").tags["seed"] == "two"
+
+
+def test_a_rerun_does_not_take_the_champion_back(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        register(tracker, tmp_path, seed, promote=True)
+    rerun = partial(tracker.register, tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={})
+    again = rerun(compared_with="2")  # the gate lets a little worse model pass
+    assert (again.version, again.promoted, again.reused) == ("1", False, True)
+    assert again.held_back == "version 1 was champion before, and champion version 2 is no worse"
+    assert aliases(client)[CHAMPION] == "2"
+    assert rerun(compared_with="2", is_better=True).promoted
+    assert aliases(client)[CHAMPION] == "1"
+
+
+def test_a_champion_that_the_gate_has_not_seen_stays(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        register(tracker, tmp_path, seed, promote=True)
+    tiny_bundle(tmp_path / "bundle-3", 3)
+    for compared_with in (None, "1"):  # version 2 came while a training was under way
+        late = tracker.register(
+            tmp_path / "bundle-3",
+            "sentiment",
+            start(tracker),
+            promote=True,
+            tags={},
+            compared_with=compared_with,
+            is_better=True,
+        )
+        assert not late.promoted
+        assert late.held_back == "version 2 has become champion since the gate judged; run again to compare with it"
+    assert aliases(client)[CHAMPION] == "2"
 
 
 def test_a_version_that_was_rolled_back_is_not_promoted_again(
