@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from obstore.exceptions import BaseError
+from polars.exceptions import ComputeError
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
@@ -56,6 +57,7 @@ from sentiment_model.settings import Settings
 from sentiment_model.shards import Shard, file_key
 from sentiment_model.sources.columns import mapping_of
 from sentiment_model.sources.files import SourceFile
+from sentiment_model.store import store_error
 from sentiment_model.tracking import Tracker, TrainingRunLog, git_commit
 from tasks.score import fetch_model, plan, score_locally, score_with_ray
 
@@ -91,9 +93,10 @@ def score(run: ScoringRun) -> ScoringSummary:
     shadow = _fetch(tracker, run.shadow_uri) if run.shadow_uri else None
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
-    table.recover()
-    ledger = Ledger(table)
-    planned = plan(ledger, files, run, settings.store_url)
+    with _store_errors(table.url):
+        table.recover()
+        ledger = Ledger(table)
+        planned = plan(ledger, files, run, settings.store_url)
     pending = ledger.pending(files)
     new = {piece.file for shard in pending for piece in shard.pieces}
     dataset = _hash(files)
@@ -121,7 +124,11 @@ def score(run: ScoringRun) -> ScoringSummary:
     outcome = _Outcome()
     unreadable |= planned.unreadable
     found_before = ledger.unusable(files)
-    with tracker.active(log.run_id) if log else nullcontext(), _raising(outcome, unreadable):
+    with (
+        tracker.active(log.run_id) if log else nullcontext(),
+        _raising(outcome, unreadable),
+        _store_errors(table.url),
+    ):
         started = time.perf_counter()
         while pending:
             bundles = model.bundle, shadow and shadow.bundle
@@ -359,11 +366,20 @@ class _Progress:
 
 
 @contextmanager
+def _store_errors(url: str) -> Iterator[None]:
+    """Turn what a store, or the reader of its files, raises into a StoreError of one line."""
+    try:
+        yield
+    except (OSError, BaseError, ComputeError) as error:
+        raise store_error(url, error) from error
+
+
+@contextmanager
 def _raising(outcome: _Outcome, unreadable: dict[str, str]) -> Iterator[None]:
     """Raise ScoringError where shards failed: after the block, or in place of an error in it, which may be theirs."""
     try:
         yield
-    except (SentimentError, BaseError, OSError) as error:
+    except SentimentError as error:
         if outcome.failures or unreadable:
             raise ScoringError(_failure(outcome, unreadable)) from error
         raise

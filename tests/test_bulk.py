@@ -30,6 +30,7 @@ from servers import ROOT, newest_artifact_of_a_flow, wait_for
 from tiny import tiny_bundle
 
 import flows.score
+from flows._cli import run_cli
 from flows.score import _Outcome, _raising, score
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig, IngestConfig, ScoringRun
@@ -670,3 +671,20 @@ def test_csv_is_safe_to_open(tmp_path: Path, predictor: Predictor, settings_in: 
     assert list(rows["amount"]) == list(range(-3, 5))
     assert {"'=1+1", "'@2"} < set(rows.columns)
     assert json.loads(rows["tags"][0]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", ["_log/*/plans", "_log/*/manifests"])
+def test_a_table_that_cannot_be_written_is_told_in_a_line(
+    path: str, champion: Tracker, inbox: Path, settings_in: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    summary: ScoringSummary = score(run_on(inbox))
+    (folder,) = Path(summary.table).glob(path)
+    rmtree(folder)
+    folder.touch()  # in the way of the folder
+    reviews(10, 1020).write_csv(inbox / "d.csv")
+    assert run_cli(ScoringRun, score, [f"--files.path={inbox}"]) == 1
+    told = capfd.readouterr().err
+    assert re.search(
+        r"^error: cannot write to the store .*scores: .*nothing half-written is readable$", told, re.MULTILINE
+    )
+    assert "Traceback" not in told
