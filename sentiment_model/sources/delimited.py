@@ -16,6 +16,8 @@ from sentiment_model.sources.records import distinct, gather
 
 csv.field_size_limit(2**31 - 1)  # for the whole process; what bounds a field here is the limit on its record
 
+_LINE_BYTES = 8  # that a list takes for a line, an empty one too
+
 
 class _Records:
     """Iterates over a delimited file: records (a list of fields, and the size in bytes) or their faults."""
@@ -50,7 +52,7 @@ class _Records:
             if isinstance(line, Fault) or (self._taken and size + len(line) > self._limit):
                 self._pushed_back.appendleft(line)
                 return
-            size = len(line) + (size if self._taken else 0)
+            size = len(line) + _LINE_BYTES + (size if self._taken else 0)
             self._taken.append(line)
             try:
                 text = line.decode()

@@ -37,6 +37,10 @@ _FORMATS: dict[str, Format] = {
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
 _MIN_RECORD_BYTES = 16 << 20
+# Text shrinks to a tenth at best, and a column of one value, which Parquet stores once for each page, weighs little
+# beside it; a bomb expands a thousand times with gzip, and more with zstd.
+_MOST_EXPANSION = 100
+_ALWAYS_UNPACKED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def read_batches(
         first_row: number of the first of these rows.
 
     Raises:
-        SourceError: the file, or its header, cannot be read at all.
+        SourceError: the file, or its header, cannot be read at all, or Parquet that is packed unpacks to far too much.
     """
     if file.format == "parquet":
         with _seekable(file) as content:
@@ -149,9 +153,16 @@ def _seekable(file: SourceFile) -> Iterator[BinaryIO]:
             yield content
             return
         with tempfile.TemporaryFile(prefix="sentiment-") as unpacked:
+            left = max(_ALWAYS_UNPACKED_BYTES, _MOST_EXPANSION * file.location.size)
             for chunk in read_chunks(content, file.compression):
                 if isinstance(chunk, Fault):
                     raise SourceError(f"{file.name}: {chunk.detail}; repair or remove the file")
+                left -= len(chunk)
+                if left < 0:
+                    raise SourceError(
+                        f"{file.name} unpacks to more than {_MOST_EXPANSION} times its {file.location.size:,} bytes; "
+                        f"if that is right, unpack it: Parquet compresses its own pages and needs no {file.compression}"
+                    )
                 unpacked.write(chunk)
             unpacked.seek(0)
             yield cast("BinaryIO", unpacked)

@@ -72,7 +72,7 @@ def split_lines(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[bytes |
     """
     parts: list[bytes] = []  # of the line that goes on in the next chunk; joined once, for long lines' sake
     size = 0
-    for chunk in _as_utf8(chunks):
+    for chunk in _in_pieces(_as_utf8(chunks)):
         if isinstance(chunk, Fault):
             yield chunk._replace(raw=b"".join(parts))
             return
@@ -88,6 +88,15 @@ def split_lines(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[bytes |
             size = len(others[-1])
     if size:
         yield _checked(b"".join(parts), limit)
+
+
+def _in_pieces(chunks: Iterator[bytes | Fault]) -> Iterator[bytes | Fault]:
+    """Yield the same in pieces of which a list of lines, each with its reference, is no burden: all may be empty."""
+    for chunk in chunks:
+        if isinstance(chunk, Fault):
+            yield chunk
+        else:
+            yield from (chunk[start : start + _PLAIN_BYTES] for start in range(0, len(chunk), _PLAIN_BYTES))
 
 
 def _checked(line: bytes, limit: int) -> bytes | Fault:

@@ -1,6 +1,6 @@
 """Parquet, a few pages at a time."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -13,6 +13,8 @@ from sentiment_model.objects import first_line
 from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
 
+_ROWS_AT_ONCE = 64
+
 
 def read_parquet(
     file: str,
@@ -23,6 +25,8 @@ def read_parquet(
     first_row: int = 1,
 ) -> Iterator[Batch]:
     """Yield batches of a Parquet file; its types are kept, dictionaries decoded.
+
+    Arrow unpacks each page whole, so that memory is bounded as far as the writer's pages are small: by default 1 MiB.
 
     Args:
         file: name of the file.
@@ -44,7 +48,7 @@ def read_parquet(
         wanted = [name for name in columns if only is None or name in only]
         position = first_row
         groups = range(*(row_groups or (0, metadata.num_row_groups)))
-        for arrow in parquet.iter_batches(rows, groups, columns=None if only is None else wanted):
+        for arrow in _batches(parquet, rows, groups, None if only is None else wanted):
             frame, bad = _to_polars(arrow)
             number = pl.int_range(position, position + arrow.num_rows, eager=True, dtype=pl.Int64())
             fault = Fault("undecodable", "a string is not UTF-8")
@@ -55,6 +59,36 @@ def read_parquet(
                 columns,
             )
             position += arrow.num_rows
+
+
+def _batches(
+    parquet: pq.ParquetFile, rows: int, groups: Iterable[int], columns: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `rows` rows, fewer where they are large: a long text that is stored once may stand in each.
+
+    They are read a few rows at a time, since Arrow fills whatever number of rows it is asked for.
+    """
+    pieces: list[pa.RecordBatch] = []
+    missing, size = rows, 0
+    for stored in parquet.iter_batches(min(rows, _ROWS_AT_ONCE), groups, columns=columns):
+        piece = _without_dictionaries(stored)
+        while len(piece):
+            pieces.append(piece[:missing])
+            piece = piece[missing:]
+            missing -= len(pieces[-1])
+            size += pieces[-1].nbytes
+            if not missing or size >= BATCH_BYTES:
+                yield pa.concat_batches(pieces)
+                pieces, missing, size = [], rows, 0
+    if pieces:
+        yield pa.concat_batches(pieces)
+
+
+def _without_dictionaries(arrow: pa.RecordBatch) -> pa.RecordBatch:
+    for place, field in enumerate(arrow.schema):
+        if pa.types.is_dictionary(field.type):
+            arrow = arrow.set_column(place, field.name, arrow.column(place).dictionary_decode())
+    return arrow
 
 
 def row_group_rows(file: str, content: BinaryIO) -> list[int]:
@@ -83,8 +117,6 @@ def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
     series = []
     bad = pl.repeat(False, arrow.num_rows, eager=True)
     for name, column in zip(distinct(arrow.schema.names), arrow.columns, strict=True):
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:

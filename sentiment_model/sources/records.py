@@ -40,6 +40,7 @@ def gather(
     for row, item in enumerate(items, start=1):
         if isinstance(item, Fault):
             faults.append((file, row, item))
+            size += len(item.raw)
         else:
             records.append(item[0])
             rows.append(row)
