@@ -1,0 +1,91 @@
+"""What the evaluate stage scores, with which model, and what it fits on which reviews."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tiny import WORDS, epoch_metrics, tiny_bundle
+
+from sentiment_model.bundle import Predictor
+from sentiment_model.calibration import fit_temperature
+from sentiment_model.config import EvaluateConfig, GateConfig
+from sentiment_model.evaluation import ChampionModel
+from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.store import DatasetWriter, Store
+from sentiment_model.training_job import HISTORY
+
+CPU = torch.device("cpu")
+
+
+def reviews(count: int, split: str, first: int, predictor: Predictor, *, right: float) -> pl.DataFrame:
+    """Reviews whose labels are what the recurrent part says, but for some."""
+    generator = np.random.default_rng(first)
+    words = [word for word in WORDS.split() if word.isalpha()]
+    texts = [" ".join(generator.choice(words, 8)) for _ in range(count)]
+    logits = predictor.predict(pl.Series(texts))["recurrent"].to_numpy()
+    says = logits > np.median(logits)
+    labels = np.where(generator.random(count) < right, says, ~says)
+    return pl.DataFrame(
+        {
+            "review_id": [f"r{i}" for i in range(first, first + count)],
+            "source": "shop",
+            "text": texts,
+            "label": pl.Series(labels, dtype=pl.Int8),
+            "split": split,
+            "text_hash": [i.to_bytes(16) for i in range(first, first + count)],
+        }
+    )
+
+
+def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp_path: Path) -> None:
+    model, champion = tmp_path / "model", tmp_path / "champion"
+    tiny_bundle(model)
+    description = tiny_bundle(champion, seed=1)
+    (model / HISTORY).write_text(f"[{json.dumps(asdict(epoch_metrics(0)))}]")
+    predictor = Predictor.load(model)
+    parts = {
+        "train": reviews(10, "train", 0, predictor, right=1.0),
+        "validation": reviews(60, "validation", 100, predictor, right=0.9),
+        "test": reviews(80, "test", 200, predictor, right=0.2),
+    }
+    cleaned = pl.concat([parts[name] for name in ("test", "train", "validation")])
+    # The baseline's answers come in an order of their own.
+    baseline = cleaned.select("text_hash", probability=pl.int_range(pl.len()) / 1000).sample(fraction=1, shuffle=True)
+
+    def write(writer: DatasetWriter) -> dict[str, object]:
+        other = ChampionModel(version="4", digest=description.digest, bundle=champion)
+        config = EvaluateConfig(bootstrap_samples=100)
+        seen = pl.LazyFrame({"text": ["an awful film"]})
+        return write_evaluation(
+            writer, model, [], cleaned.lazy(), baseline.lazy(), other, seen, config, GateConfig(), CPU
+        )
+
+    dataset, _ = Store(str(tmp_path / "store")).materialise(EVALUATE, {}, {}, write)
+    found = dataset.scan("predictions").collect()
+    test, own = parts["test"], predictor.predict(parts["test"]["text"])
+    assert found.select("review_id", "label").equals(test.select("review_id", "label"))
+    assert found.select("probability", "logit", "n_tokens", "n_unknown").equals(
+        own.select("probability", "logit", "n_tokens", "n_unknown")
+    )
+    others = Predictor.load(champion).predict(test["text"])["probability"]
+    assert (found["champion"] - others).abs().max() < 1e-6
+    assert (found["champion"] - own["probability"]).abs().max() > 0.01
+    assert found["baseline"].to_list() == [i / 1000 for i in range(80)]
+
+    def temperature(split: pl.DataFrame) -> float:
+        return fit_temperature(predictor.predict(split["text"])["recurrent"].to_numpy(), split["label"].to_numpy())
+
+    fitted = temperature(parts["validation"])
+    assert temperature(test) > 2 * fitted  # where labels contradict the logits, no temperature is too high
+    logits = np.log(found["recurrent"] / (1 - found["recurrent"]))
+    assert logits.to_list() == pytest.approx((own["recurrent"] / fitted).to_list(), rel=1e-4, abs=1e-6)
+
+    evaluation, _ = read_evaluation(dataset)
+    assert (evaluation.validation.rows, evaluation.test.rows) == (60, 80)
+    assert evaluation.temperature == 1.5
+    assert evaluation.champion
+    assert evaluation.champion.version == "4"
