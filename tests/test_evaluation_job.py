@@ -74,7 +74,7 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     others = Predictor.load(champion).predict(test["text"])["probability"]
     assert (found["champion"] - others).abs().max() < 1e-6
     assert (found["champion"] - own["probability"]).abs().max() > 0.01
-    assert found["baseline"].to_list() == [i / 1000 for i in range(80)]
+    assert found["baseline"].to_list() == pytest.approx([i / 1000 for i in range(80)])
 
     def temperature(split: pl.DataFrame) -> float:
         return fit_temperature(predictor.predict(split["text"])["recurrent"].to_numpy(), split["label"].to_numpy())
