@@ -164,7 +164,7 @@ def score(run: ScoringRun) -> ScoringSummary:
             shadow_version=job.shadow_version,
             files=len(files),
             new_files=len(new & set(files)),
-            shards=outcome.shards,
+            shards=outcome.shards + len(unreadable),
             failures=failures,
             unusable=unusable,
             removed=removed,

@@ -21,7 +21,7 @@ class ScoringSummary(BaseModel):
         shadow_version: version of the model beside it.
         files: files that the run names.
         new_files: of these, those that had not been scored before; the figures below are theirs.
-        shards: shards that this run was to score.
+        shards: shards that this run was to score, and files that it could not read.
         failures: why shards of these failed, or files cannot be read, by name; the figures below are of the others.
         unusable: why files are left out that an earlier run found to be broken, by name of the shard.
         removed: rows that were labelled before and have been removed from the table since; no figure counts them.
@@ -144,7 +144,7 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.failures:
         heading = (
-            f"{len(summary.failures):,} of {summary.shards:,} shards failed; what the others labelled is published"
+            f"{len(summary.failures):,} of {summary.shards:,} shards or files failed; what the others labelled is published"
         )
     places = [
         f"In {markdown_cell(f'{summary.table}/scores/version={summary.model_version}/')}",

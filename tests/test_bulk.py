@@ -447,7 +447,7 @@ def test_a_broken_file_fails_alone_and_once(
     with pytest.raises(ScoringError, match=rf"1 of 11 shards failed; the other 10 .* published.*{name}: .*{reason}"):
         score(run)
     text = newest_artifact_of_a_flow("scores")
-    assert text.startswith("# 1 of 11 shards failed; what the others labelled is published\n")
+    assert text.startswith("# 1 of 11 shards or files failed; what the others labelled is published\n")
     assert "| Rows labelled | 1,040 |" in text
     assert re.search(rf"^- {name}: .*{reason}", text, flags=re.MULTILINE)
     (logged,) = scorings(champion)
