@@ -143,9 +143,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
     if summary.removed:
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.failures:
-        heading = (
-            f"{len(summary.failures):,} of {summary.shards:,} shards or files failed; what the others labelled is published"
-        )
+        failed = f"{len(summary.failures):,} of {summary.shards:,} shards or files failed"
+        heading = f"{failed}; what the others labelled is published"
     places = [
         f"In {markdown_cell(f'{summary.table}/scores/version={summary.model_version}/')}",
         summary.csv and markdown_cell(summary.csv),
