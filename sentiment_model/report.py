@@ -245,7 +245,7 @@ def markdown_cell(text: str) -> str:
     """Return text that Markdown shows as it is, and that does not end a table's cell; no URL in it holds a password."""
     shown = html.escape(" ".join(redacted(text).split()), quote=False)
     shown = re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", shown)
-    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", shown)  # what begins a list or a heading
+    return re.sub(r"^((?:\d+(?=[.)](?:\s|$)))?)([-+=.)])", r"\1\\\2", shown)  # what begins a list or a heading
 
 
 def markdown_link(text: str, url: str | None) -> str:
