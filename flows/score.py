@@ -32,12 +32,15 @@ from sentiment_model.config import ScoringRun
 from sentiment_model.drift import Drift, drift, unjudged
 from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, WorkerLostError, default_workers, read_bundle
 from sentiment_model.errors import (
+    ConfigurationError,
     FileAccessError,
+    ModelError,
     NoReviewsError,
     QualityError,
     ScoringError,
     SentimentError,
     SourceError,
+    StoreError,
 )
 from sentiment_model.exports import write_csv, write_to_label
 from sentiment_model.ledger import Ledger
@@ -192,6 +195,8 @@ def score(run: ScoringRun) -> ScoringSummary:
         _report(run, summary, log, tracker)
         if not nothing and not (summary.reused and (removed or not _names_a_file(run, files))):
             # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
+            if unusable:
+                raise SourceError(unusable_message(summary))
             counts.check_quality(run.files)
             if summary.drifted and run.drift.action == "fail":
                 raise QualityError(
@@ -260,9 +265,10 @@ class _Outcome:
 def _cancel_broken_groups(table: ScoreTable, outcome: _Outcome) -> None:
     """Cancel the shards of several files that failed because of one of them, so that they are planned as halves."""
     for shard, error in list(outcome.failures.items()):
-        if len(shard.pieces) > 1 and isinstance(error, SourceError | WorkerLostError):
+        if len(shard.pieces) > 1 and not isinstance(error, StoreError | ModelError | ConfigurationError):
             del outcome.failures[shard]
-            if receipt := table.cancel(shard.id):  # or another run is just trying it
+            # The claim of a lost worker on another machine looks as if it were alive.
+            if receipt := table.cancel(shard.id, in_work=isinstance(error, WorkerLostError)):
                 outcome.receipts[shard.id] = receipt
 
 

@@ -88,13 +88,14 @@ class Ledger:
         Raises:
             StoreError: it is damaged, or was written by another version of this program.
         """
+        # Manifests first: what they name is in the plans that there are by then.
+        while manifest := self.table.manifest(self._manifests):
+            self._manifests += 1
+            self._in_manifest_since |= set(manifest.shards)
         while plan := self.table.plan(self._plans):
             self._plans += 1
             self._shards |= {shard.id: shard for shard in plan.shards}
             self._planned_since |= {piece.file for shard in plan.shards for piece in shard.pieces}
-        while manifest := self.table.manifest(self._manifests):
-            self._manifests += 1
-            self._in_manifest_since |= set(manifest.shards)
         self._receipts |= {receipt.shard: receipt for receipt in receipts}
         unknown = [shard for shard in self._shards if shard not in self._receipts]
         if len(unknown) > _FEW:

@@ -204,10 +204,13 @@ class ScoreTable:
     def _receipt_path(self, shard: str) -> str:
         return f"{self.log}/receipts/{shard}.json"
 
-    def cancel(self, shard: str) -> Receipt | None:
-        """Decide that a shard will never be done, unless it is done or in work; return its receipt, if it has one."""
+    def cancel(self, shard: str, *, in_work: bool = False) -> Receipt | None:
+        """Decide that a shard will never be done, unless it is done or in work; return its receipt, if it has one.
+
+        With `in_work`, whoever works on it loses that work: for who knows that its worker is lost.
+        """
         last = self._claims(shard).last()
-        if last is not None and not last.is_void():
+        if not in_work and last is not None and not last.is_void():
             return self.receipt(shard)
         # The receipt decides: a worker that claims the shard now cannot commit it, or has committed it already.
         return self._decide(Receipt(shard=shard, outcome="cancelled"))

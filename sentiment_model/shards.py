@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from sentiment_model.config import ReviewFiles
-from sentiment_model.errors import SourceError
+from sentiment_model.errors import FileAccessError, SourceError
 from sentiment_model.reviews import ORIGIN_SCHEMA, Batch
 from sentiment_model.sources.files import SourceFile, read_batches
 from sentiment_model.sources.parquet import row_group_rows
@@ -32,6 +32,7 @@ class Piece(BaseModel):
         first_row: number of the first row.
         part: which part of a text file that was split.
         rejects: the rows that could not even be split off.
+        shard_rows: most rows of a part of that split, which another run needs to split it in the same way.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +43,12 @@ class Piece(BaseModel):
     first_row: int = 1
     part: int | None = None
     rejects: bool = False
+    shard_rows: int | None = None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the rows are read from a split of the file."""
+        return self.rejects or self.part is not None
 
     @property
     def id(self) -> str:
@@ -116,7 +123,7 @@ def cut(files: Mapping[str, SourceFile], splits: Mapping[str, Dataset], shard_ro
 
     for key, file in sorted(files.items(), key=lambda item: item[1].name):
         if key in splits:
-            shards += _split_shards(key, file, splits[key])
+            shards += _split_shards(key, file, splits[key], shard_rows)
             continue
         groups = _row_groups(file)
         rows = float(sum(groups)) if groups is not None else split_rows(file)
@@ -131,13 +138,13 @@ def cut(files: Mapping[str, SourceFile], splits: Mapping[str, Dataset], shard_ro
     return shards
 
 
-def _split_shards(key: str, file: SourceFile, split: Dataset) -> Iterator[Shard]:
+def _split_shards(key: str, file: SourceFile, split: Dataset, shard_rows: int) -> Iterator[Shard]:
     parts = len(split.files("part"))
     for part in range(parts):
-        yield Shard(
-            name=f"{file.name} part {part + 1} of {parts}", pieces=(Piece(file=key, name=file.name, part=part),)
-        )
-    yield Shard(name=f"{file.name} unreadable rows", pieces=(Piece(file=key, name=file.name, rejects=True),))
+        piece = Piece(file=key, name=file.name, part=part, shard_rows=shard_rows)
+        yield Shard(name=f"{file.name} part {part + 1} of {parts}", pieces=(piece,))
+    rejects = Piece(file=key, name=file.name, rejects=True, shard_rows=shard_rows)
+    yield Shard(name=f"{file.name} unreadable rows", pieces=(rejects,))
 
 
 def _parquet_shards(key: str, file: SourceFile, groups: Sequence[int], shard_rows: int) -> Iterator[Shard]:
@@ -178,6 +185,8 @@ def read_piece(
     Raises:
         SourceError: the file cannot be read, or changed meanwhile.
     """
+    if piece.is_split and split is None:
+        raise FileAccessError(f"{file.name} could not be split again; run again when it can be read")
     if piece.part is not None and split is not None:
         yield from read_part(split, piece.part, file, batch_rows)
     elif piece.rejects and split is not None:

@@ -18,7 +18,7 @@ from sentiment_model.sources.files import SourceFile, read_batches
 from sentiment_model.sources.records import origin
 from sentiment_model.store import Dataset, DatasetWriter, Stage
 
-SPLIT = Stage("split", 1)
+SPLIT = Stage("split", 2)
 
 SplitRecipe = tuple[dict[str, str], dict[str, Any], Callable[[DatasetWriter], dict[str, Any]]]
 
@@ -27,6 +27,7 @@ ROW = "__row"
 
 _ROW_BYTES = 1000  # of a review and its other columns, more or less
 _COMPRESSION_RATIO = 3
+_BATCH_ROWS = 4096  # of every run, for where parts end depends on it
 
 
 def split_rows(file: SourceFile) -> float:
@@ -68,7 +69,7 @@ def _write_split(writer: DatasetWriter, file: SourceFile, run: ScoringRun) -> di
     with ExitStack() as stack:
         quarantine = stack.enter_context(PartWriter(writer, "quarantine", QUARANTINE_SCHEMA))
         part: PartWriter | None = None
-        for batch in read_batches(file, run.files, min(run.batch_rows, run.shard_rows)):
+        for batch in read_batches(file, run.files, min(_BATCH_ROWS, run.shard_rows)):
             quarantine.write(batch.rejects)
             quarantined += len(batch.rejects)
             rows += len(batch.origin)

@@ -85,14 +85,19 @@ def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store
         if shards and ledger.table.append(Plan(shards=shards), ledger.plans) and new:
             get_run_logger().info("Planned %d new files", len(new))
         ledger.update()
-    planned_before = {
-        piece.file: files[piece.file]
+    # As the plan says, which may be another run's: with other parts, rows would be lost and doubled.
+    needed = {
+        piece.file: piece.shard_rows
         for shard in ledger.pending(files)
         for piece in shard.pieces
-        if piece.file in files and piece.file not in splits and (piece.part is not None or piece.rejects)
+        if piece.file in files and piece.is_split
     }
-    made, failed = _split(planned_before, run, store_url)
-    return Planned(splits | made, unreadable | failed)
+    splits = {}
+    for key, shard_rows in needed.items():
+        made, failed = _split({key: files[key]}, run.model_copy(update={"shard_rows": shard_rows}), store_url)
+        splits |= made
+        unreadable |= failed
+    return Planned(splits, unreadable)
 
 
 def _split(

@@ -4,7 +4,6 @@ import glob
 import hashlib
 import io
 import os
-import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _WILDCARD = re.compile(r"[*?\[]")
+_CREDENTIALS = re.compile(r"^([a-z][a-z0-9+]*://)[^/]*@")
 _READ_AHEAD = 8 << 20
 
 
@@ -60,8 +60,7 @@ class Location:
         """Where the file is, spelled in one way: a path without links, or a URL without credentials."""
         if self.version is None:
             return os.path.realpath(self.path)
-        url = urlsplit(self.path)
-        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{posixpath.normpath(url.path)}"
+        return _CREDENTIALS.sub(r"\1", self.path)
 
     def fingerprint(self) -> str:
         """Return a hash of the content: SHA-256 of a local file, e-tag and size of an object.
@@ -118,7 +117,17 @@ class _ObjectFile(io.RawIOBase):
     """Python's file protocol over obstore's reader, which fetches ranges and so survives a slow consumer."""
 
     def __init__(self, store: ObjectStore, key: str) -> None:
-        self._reader = obstore.open_reader(store, key, buffer_size=_READ_AHEAD)
+        self._key = key
+        with self._accessed():
+            self._reader = obstore.open_reader(store, key, buffer_size=_READ_AHEAD)
+
+    @contextmanager
+    def _accessed(self) -> Iterator[None]:
+        """Tell a store that fails from a file that is broken, which to readers of Parquet are both an OSError."""
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise FileAccessError(f"cannot read {self._key}: {first_line(error)}") from error
 
     def readable(self) -> bool:
         return True
@@ -127,14 +136,16 @@ class _ObjectFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._reader.seek(offset, whence)
+        with self._accessed():
+            return self._reader.seek(offset, whence)
 
     def tell(self) -> int:
         return self._reader.tell()
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
         view = memoryview(buffer)
-        data = bytes(self._reader.read(len(view)))
+        with self._accessed():
+            data = bytes(self._reader.read(len(view)))
         view[: len(data)] = data
         return len(data)
 
