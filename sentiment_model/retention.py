@@ -226,6 +226,8 @@ def _judge_claims(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verd
 def _judge_delta(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
     """Judge the partitions of the Delta table, and files that no version of it needs."""
     url = f"{store.url}/{_DELTA}"
+    if not store.listing(f"{_DELTA}/_delta_log"):
+        return
     for name, day in delta_partitions(url):
         end = datetime.combine(day, datetime.max.time(), UTC)
         yield _verdict("Delta rows", f"{_DELTA}/{name}", None, end, policy.score_days, None, now)

@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 def example(*, hostile: bool = False, **options: str) -> Evaluation:
     history = [epoch_metrics(i, train_loss=0.6 - i / 10, validation_loss=0.5 - i / 20) for i in range(3)]
-    test = held_out(champion=held_out(seed=5)["probability"]) if options else held_out()
+    test = held_out(champion=held_out(seed=5)["probability"], seen=pl.lit(value=False)) if options else held_out()
     found = evaluate(test, EvaluateConfig(bootstrap_samples=100, mistakes=8), **options)
     if hostile:
         mistakes = [found.mistakes[0].model_copy(update={"text": HOSTILE, "review_id": HOSTILE})]
