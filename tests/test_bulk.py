@@ -688,3 +688,12 @@ def test_a_table_that_cannot_be_written_is_told_in_a_line(
         r"^error: cannot write to the store .*scores: .*nothing half-written is readable$", told, re.MULTILINE
     )
     assert "Traceback" not in told
+
+
+def test_a_run_with_other_shards_reads_the_parts_that_were_planned(
+    champion: Tracker, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_before_scoring(monkeypatch, run_on(inbox, shard_rows=100))
+    summary: ScoringSummary = score(run_on(inbox, shard_rows=60, batch_rows=64))
+    rows = pl.concat([pl.read_parquet(path, glob=False) for path in summary.scores], how="diagonal_relaxed")
+    assert sorted(rows["id"].cast(pl.Int64)) == list(range(1020))
