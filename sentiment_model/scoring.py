@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import polars as pl
 from obstore.exceptions import BaseError
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.delta import append_to_delta
-from sentiment_model.drift import add, histograms
+from sentiment_model.drift import Histograms, add, histograms
 from sentiment_model.errors import FileAccessError, NoReviewsError, QualityError, SourceError
 from sentiment_model.parts import PartWriter
 from sentiment_model.reviews import QUARANTINE_SCHEMA, Batch
@@ -93,15 +92,7 @@ class Counts(BaseModel):
         return sum(self.reasons.values())
 
     def __add__(self, other: "Counts") -> "Counts":
-        reasons = {
-            name: self.reasons.get(name, 0) + other.reasons.get(name, 0) for name in {**self.reasons, **other.reasons}
-        }
-        return Counts(
-            **{name: getattr(self, name) + getattr(other, name) for name in _NUMBERS},
-            reasons=reasons,
-            examples={**other.examples, **self.examples},
-            histograms=add(self.histograms, other.histograms),
-        )
+        return _sum(counts.model_dump() for counts in (self, other))
 
     def check_complete(self) -> None:
         """Raise where rows were lost."""
@@ -134,20 +125,26 @@ class Counts(BaseModel):
 
 
 def total(receipts: Iterable[Receipt]) -> Counts:
-    """Return the counts of several shards."""
+    """Return the counts of several shards.
+
+    Raises:
+        StoreError: another version of the project counted some of them, see :func:`sentiment_model.drift.add`.
+    """
+    return _sum(receipt.counts for receipt in receipts)
+
+
+def _sum(parts: Iterable[Mapping[str, Any]]) -> Counts:
+    """Add up what models of counts say; of many receipts, no model is made of each."""
     numbers: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    sums: dict[str, np.ndarray] = {}
-    for receipt in receipts:
-        counts = receipt.counts
+    sums: Histograms = {}
+    for counts in parts:
         numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
         reasons.update(counts.get("reasons", {}))
         examples = {**counts.get("examples", {}), **examples}
-        for name, histogram in counts.get("histograms", {}).items():
-            sums[name] = sums.get(name, 0) + np.asarray(histogram, dtype=np.int64)
-    histograms = {name: tuple(counted.tolist()) for name, counted in sums.items()}
-    return Counts(**numbers, reasons=reasons, examples=examples, histograms=histograms)
+        sums = add(sums, counts.get("histograms", {}))
+    return Counts(**numbers, reasons=reasons, examples=examples, histograms=sums)
 
 
 def files_to_score(run: ScoringRun) -> list[SourceFile]:

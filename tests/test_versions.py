@@ -13,6 +13,8 @@ from sentiment_model.bundle import DESCRIPTION, FORMAT, ModelDescription
 from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.drift import EDGES, add
 from sentiment_model.errors import ModelError, StoreError
+from sentiment_model.score_table import Receipt
+from sentiment_model.scoring import total
 from sentiment_model.settings import Settings
 from sentiment_model.store import DatasetWriter, Store
 from sentiment_model.tracking import Tracker
@@ -57,6 +59,12 @@ def test_scores_that_were_counted_in_other_bins() -> None:
     with pytest.raises(StoreError, match="0 bins of tokens"):
         add(COUNTS, {name: counts for name, counts in COUNTS.items() if name != "tokens"})
     assert add(COUNTS, COUNTS) == {name: (2,) * len(counts) for name, counts in COUNTS.items()}
+
+
+def test_receipts_that_were_counted_in_other_bins() -> None:
+    receipts = [Receipt(shard=str(number), counts={"histograms": OTHER_BINS}) for number in range(2)]
+    with pytest.raises(StoreError, match=r"49 bins of probability, where this one reads 50\); score them again"):
+        total(receipts)
 
 
 @pytest.mark.parametrize("header", [{}, {"format": "0"}])
