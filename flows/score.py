@@ -230,7 +230,7 @@ def _figures(
         nonlocal removed
         for receipt in ledger.scored(files):
             if not there.issuperset(file.path for file in receipt.files if file.role == "scores"):
-                removed += Counts.model_validate(receipt.counts).scored
+                removed += receipt.counts["scored"]
                 continue
             paths.extend(table.paths([receipt]))
             if not new or receipt.shard in to_count:

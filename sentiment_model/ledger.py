@@ -131,21 +131,22 @@ class Ledger:
         """Yield the receipts of the shards that were scored and have rows of some files, given by key."""
         known = set(files)
         wanted = pl.Series(list(known), dtype=pl.String())
-        chosen = (
-            self._columns("files").with_row_index().explode("files").filter(pl.col("files").is_in(wanted.implode()))
-        )
-        yield from self._folded(pl.col("index").is_in(chosen["index"].unique().implode()))
+        has_any = pl.col("files").list.eval(pl.element().is_in(wanted.implode())).list.any()
+        yield from self._folded(self._columns("files").select(has_any).to_series())
         yield from (receipt for shard, receipt in self._with("scored") if self._shards[shard].has_any(known))
 
-    def _folded(self, rows: pl.Expr) -> Iterator[Receipt]:
-        """Yield receipts from the checkpoint in bounded memory."""
+    def _folded(self, rows: pl.Series) -> Iterator[Receipt]:
+        """Yield the receipts of some rows of the checkpoint, given by a mask, in bounded memory."""
+        stored = pq.ParquetFile(io.BytesIO(self._checkpoint))
         first = 0
-        for batch in pq.ParquetFile(io.BytesIO(self._checkpoint)).iter_batches(_BATCH, columns=[*_SCHEMA.names()]):
-            frame = pl.DataFrame(pl.from_arrow(batch)).with_row_index(offset=first)
-            first += len(frame)
-            for receipt in frame.filter(pl.col("content").is_null() & rows)["receipt"]:
-                if (parsed := Receipt.model_validate_json(receipt)).outcome == "scored":
-                    yield parsed
+        for group in range(stored.num_row_groups):
+            chosen = rows.slice(first, stored.metadata.row_group(group).num_rows)
+            first += len(chosen)
+            if chosen.any():  # or its receipts, which are most of the checkpoint, need not be unpacked
+                frame = pl.DataFrame(pl.from_arrow(stored.read_row_group(group, columns=["content", "receipt"])))
+                settled = frame.filter(chosen & frame["content"].is_null())["receipt"]
+                receipts = (Receipt.model_validate_json(receipt) for receipt in settled)
+                yield from (receipt for receipt in receipts if receipt.outcome == "scored")
 
     def write_manifest(self, run: str) -> None:
         """Name the files that were published and are in no manifest yet, of whatever run, in a new one.
@@ -153,7 +154,8 @@ class Ledger:
         Args:
             run: the run that writes it.
         """
-        known = (*self._folded(~pl.col("in_manifest")), *(receipt for _, receipt in self._with("scored")))
+        unnamed = ~self._columns("in_manifest").to_series()
+        known = (*self._folded(unnamed), *(receipt for _, receipt in self._with("scored")))
         files = {receipt.shard: receipt.files for receipt in known if receipt.files}
         while new := {shard: named for shard, named in files.items() if shard not in self._in_manifest_since}:
             manifest = Manifest(

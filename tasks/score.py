@@ -92,11 +92,12 @@ def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store
         for piece in shard.pieces
         if piece.file in files and piece.is_split
     }
-    splits = {}
+    splits = {key: ref for key, ref in splits.items() if needed.get(key) == run.shard_rows}
     for key, shard_rows in needed.items():
-        made, failed = _split({key: files[key]}, run.model_copy(update={"shard_rows": shard_rows}), store_url)
-        splits |= made
-        unreadable |= failed
+        if key not in splits:
+            made, failed = _split({key: files[key]}, run.model_copy(update={"shard_rows": shard_rows}), store_url)
+            splits |= made
+            unreadable |= failed
     return Planned(splits, unreadable)
 
 
