@@ -8,7 +8,6 @@ renewed while somebody watched it for as long as a lease lasts. No two clocks ar
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -16,7 +15,7 @@ from typing import Literal
 from obstore.exceptions import BaseError
 from pydantic import BaseModel, Field
 
-from sentiment_model.objects import Objects
+from sentiment_model.objects import Objects, new_writer
 from sentiment_model.processes import machine, started
 
 LEASE_SECONDS = 60.0
@@ -40,7 +39,7 @@ class Claim(BaseModel):
 
     format: Literal[1] = 1
     token: int
-    writer: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    writer: str = Field(default_factory=new_writer)
     machine: str = Field(default_factory=machine)
     process: int = Field(default_factory=os.getpid)
     started: int | None = Field(default_factory=lambda: started(os.getpid()))

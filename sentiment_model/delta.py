@@ -99,29 +99,14 @@ def delete_from_delta(url: str, partition: str) -> None:
             table.delete(f"version = '{version}' AND date = '{day}'")
 
 
-def has_unneeded_files(url: str, days: float) -> bool:
-    """Tell whether a Delta table has files that none of its versions of the last days needs.
+def vacuum_delta(url: str, days: float, *, dry_run: bool) -> list[str]:
+    """Delete, or only name, the files of a Delta table that none of its versions of the last days needs.
 
     Raises:
-        StoreError: the table cannot be read.
+        StoreError: the table cannot be read or written.
     """
     with _opened(url) as table:
-        return bool(table and _vacuum(table, days, dry_run=True))
-
-
-def vacuum_delta(url: str, days: float) -> None:
-    """Delete those files.
-
-    Raises:
-        StoreError: the table cannot be written.
-    """
-    with _opened(url) as table:
-        if table:
-            _vacuum(table, days, dry_run=False)
-
-
-def _vacuum(table: "DeltaTable", days: float, *, dry_run: bool) -> list[str]:
-    return table.vacuum(int(24 * days), dry_run=dry_run, enforce_retention_duration=False)
+        return table.vacuum(int(24 * days), dry_run=dry_run, enforce_retention_duration=False) if table else []
 
 
 @contextmanager

@@ -194,6 +194,11 @@ class Objects:
                 folder = folder.parent
 
 
+def new_writer() -> str:
+    """Return a name that nobody else has, for what :meth:`Objects.create` shall know as its writer's own."""
+    return uuid.uuid4().hex
+
+
 def fsync(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,7 +8,7 @@ counts as used when a run makes or reuses it, so what a run in progress works wi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from sentiment_model.baseline import BASELINE
 from sentiment_model.clean import CLEAN
 from sentiment_model.config import TidyRun
-from sentiment_model.delta import delete_from_delta, delta_partitions, has_unneeded_files, vacuum_delta
+from sentiment_model.delta import delete_from_delta, delta_partitions, vacuum_delta
 from sentiment_model.evaluation_job import EVALUATE
 from sentiment_model.ingest import INGEST
 from sentiment_model.objects import StoredObject
@@ -78,12 +78,7 @@ class _Folder:
     def unfinished(self) -> dict[str, list[StoredObject]]:
         """Return the objects that belong to no dataset, by the writer that left them."""
         ours = {each.path for each in self.published()}
-        writers: dict[str, list[StoredObject]] = {}
-        for each in self.objects:
-            if each.path not in ours:
-                inside = each.path.removeprefix(f"{self.path}/")
-                writers.setdefault(f"{self.path}/{inside.partition('/')[0]}", []).append(each)
-        return writers
+        return _by_folder((each for each in self.objects if each.path not in ours), 3)
 
     @property
     def last_used(self) -> datetime:
@@ -141,7 +136,7 @@ def carry_out(
         if verdict.kind == "Delta rows":
             delete_from_delta(f"{store.url}/{_DELTA}", verdict.name.removeprefix(f"{_DELTA}/"))
         elif verdict.name == _DELTA:
-            vacuum_delta(f"{store.url}/{_DELTA}", verdict.days)
+            vacuum_delta(f"{store.url}/{_DELTA}", verdict.days, dry_run=False)
         elif verdict.kind == "checkpoint":
             (scratch / verdict.name).unlink(missing_ok=True)
         elif verdict.kind == "MLflow run":
@@ -186,30 +181,23 @@ def _needed(claims: Mapping[str, str], folders: Iterable[_Folder]) -> dict[str, 
 def _judge_folder(folder: _Folder, policy: TidyRun, needed: Mapping[str, str], now: datetime) -> Iterator[Verdict]:
     owner = needed.get(folder.fingerprint)
     if folder.manifest:
-        size = sum(each.bytes for each in folder.published())
-        yield _verdict("dataset", folder.path, size, folder.last_used, policy.dataset_days, owner, now)
+        yield _verdict_on(folder.published(), "dataset", folder.path, policy.dataset_days, owner, now)
     for path, objects in folder.unfinished().items():
-        size = sum(each.bytes for each in objects)
-        yield _verdict("unfinished files", path, size, _newest(objects), policy.unfinished_days, owner, now)
+        yield _verdict_on(objects, "unfinished files", path, policy.unfinished_days, owner, now)
 
 
-def _by_folder(objects: Iterable[StoredObject], depth: int) -> dict[str, list[StoredObject]]:
-    """Return objects by the folder that lies so many names deep."""
+def _by_folder(objects: Iterable[StoredObject], depth: int = -1) -> dict[str, list[StoredObject]]:
+    """Return objects by the folder that lies so many names deep, or by the one that they are in."""
     folders: dict[str, list[StoredObject]] = {}
     for each in objects:
         folders.setdefault("/".join(each.path.split("/")[:depth]), []).append(each)
     return folders
 
 
-def _newest(objects: Iterable[StoredObject]) -> datetime:
-    return max(each.modified for each in objects)
-
-
 def _judge_staged(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
     """Judge what workers and exports that were killed left in the table of scores."""
     for path, objects in _by_folder(store.listing(f"{_TABLE}/_staged"), 4).items():
-        size = sum(each.bytes for each in objects)
-        yield _verdict("unfinished files", path, size, _newest(objects), policy.unfinished_days, None, now)
+        yield _verdict_on(objects, "unfinished files", path, policy.unfinished_days, None, now)
 
 
 def _judge_claims(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
@@ -219,8 +207,7 @@ def _judge_claims(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verd
         claims = [each for each in objects if each.path.startswith(f"{log}/claims/")]
         for path, of_shard in _by_folder(claims, 5).items():
             owner = None if path.rpartition("/")[2] in done else "a shard that is not done"
-            size = sum(each.bytes for each in of_shard)
-            yield _verdict("claims", path, size, _newest(of_shard), policy.unfinished_days, owner, now)
+            yield _verdict_on(of_shard, "claims", path, policy.unfinished_days, owner, now)
 
 
 def _judge_delta(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
@@ -231,20 +218,16 @@ def _judge_delta(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdi
     for name, day in delta_partitions(url):
         end = datetime.combine(day, datetime.max.time(), UTC)
         yield _verdict("Delta rows", f"{_DELTA}/{name}", None, end, policy.score_days, None, now)
-    if has_unneeded_files(url, policy.unfinished_days):
-        reason = f"files that the table has not needed for {policy.unfinished_days:g} days"
-        days = policy.unfinished_days
+    days = policy.unfinished_days
+    if vacuum_delta(url, days, dry_run=True):
+        reason = f"files that the table has not needed for {days:g} days"
         yield Verdict(kind="unfinished files", name=_DELTA, bytes=None, days=days, delete=True, reason=reason)
 
 
 def _judge_scores(store: Store, policy: TidyRun, now: datetime) -> Iterator[Verdict]:
     """Judge the partitions of the table of scores; its log stays, so that nothing is scored again."""
-    partitions: dict[str, list[StoredObject]] = {}
-    for each in (each for folder in _SCORES for each in store.listing(folder)):
-        partitions.setdefault(each.path.rpartition("/")[0], []).append(each)
-    for path, objects in partitions.items():
-        size = sum(each.bytes for each in objects)
-        yield _verdict("scores", path, size, _newest(objects), policy.score_days, None, now)
+    for path, objects in _by_folder(each for folder in _SCORES for each in store.listing(folder)).items():
+        yield _verdict_on(objects, "scores", path, policy.score_days, None, now)
 
 
 def _judge_checkpoints(scratch: Path, policy: TidyRun, needed: Mapping[str, str], now: datetime) -> Iterator[Verdict]:
@@ -254,6 +237,14 @@ def _judge_checkpoints(scratch: Path, policy: TidyRun, needed: Mapping[str, str]
             written = datetime.fromtimestamp(status.st_mtime, UTC)
             owner = needed.get(training[1])
             yield _verdict("checkpoint", path.name, status.st_size, written, policy.checkpoint_days, owner, now)
+
+
+def _verdict_on(
+    objects: Collection[StoredObject], kind: str, name: str, limit: float, owner: str | None, now: datetime
+) -> Verdict:
+    """Judge objects together, by the newest of them."""
+    newest = max(each.modified for each in objects)
+    return _verdict(kind, name, sum(each.bytes for each in objects), newest, limit, owner, now)
 
 
 def _verdict(

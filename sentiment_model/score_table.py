@@ -26,7 +26,6 @@ that must not exist yet, which local file systems (a hard link) and object store
 """
 
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -40,15 +39,11 @@ from pydantic import BaseModel, Field
 
 from sentiment_model.claims import Claim, Claims
 from sentiment_model.errors import StoreError
-from sentiment_model.objects import Objects
+from sentiment_model.objects import Objects, new_writer
 from sentiment_model.shards import Shard
 from sentiment_model.store import sha256_of
 
 _POLL_SECONDS = 0.5
-
-
-def _writer() -> str:
-    return uuid.uuid4().hex
 
 
 class Plan(BaseModel):
@@ -64,7 +59,7 @@ class Plan(BaseModel):
     format: Literal[1] = 1
     shards: list[Shard]
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    writer: str = Field(default_factory=_writer)
+    writer: str = Field(default_factory=new_writer)
 
 
 class PublishedFile(BaseModel):
@@ -100,7 +95,7 @@ class Receipt(BaseModel):
     files: list[PublishedFile] = []
     counts: dict[str, Any] = {}
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    writer: str = Field(default_factory=_writer)
+    writer: str = Field(default_factory=new_writer)
 
 
 class Manifest(BaseModel):
@@ -122,7 +117,7 @@ class Manifest(BaseModel):
     shards: list[str]
     files: list[PublishedFile]
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    writer: str = Field(default_factory=_writer)
+    writer: str = Field(default_factory=new_writer)
 
 
 class Staging:
