@@ -51,14 +51,27 @@ class Scores(BaseModel):
 
 
 class SliceScore(BaseModel):
-    """Accuracy on a slice of the test reviews; the interval is Wilson's (1927)."""
+    """Accuracy on a slice of the test reviews; the interval is Wilson's (1927).
+
+    Attributes:
+        kind: what the reviews are sliced by.
+        name: the slice among those.
+        rows: how many reviews are in it.
+        accuracy: the model's.
+        baseline_accuracy: the linear baseline's.
+        unseen_rows: how many of the reviews the champion was not fitted or chosen on.
+        champion_accuracy: the champion's on these; None without any.
+        champion_difference: the model's accuracy on these less the champion's.
+    """
 
     kind: str
     name: str
     rows: int
     accuracy: Interval
     baseline_accuracy: float
+    unseen_rows: int
     champion_accuracy: float | None
+    champion_difference: float | None
 
 
 class Mistake(BaseModel):
@@ -232,25 +245,24 @@ def _mean(values: Floats, config: EvaluateConfig) -> Interval:
     return mean_interval(values, samples=config.bootstrap_samples, confidence=config.confidence)
 
 
-def _champion_accuracy() -> pl.Expr:
-    """Return the champion's accuracy where the model's is that of the same rows: where it has seen none of them."""
-    return pl.when(~pl.col("seen").fill_null(value=True).any()).then(_correct("champion").mean())
-
-
 def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConfig) -> list[SliceScore]:
     names = slice_names(pl.col("n_tokens"), pl.col("n_unknown"), pl.col("text"))
     slices: list[SliceScore] = []
     for kind, name in names.items():
         # The separately reported sources are slices of their own, and out of all the others.
         frame = pl.concat([headline, separate]) if kind == "source" else headline
-        has_champion = "champion" in frame.columns
+        if "champion" not in frame.columns:
+            frame = frame.with_columns(champion=pl.lit(None, pl.Float64), seen=True)
+        unseen = ~pl.col("seen").fill_null(value=True)
         table = (
             frame.group_by(name.alias("name"))
             .agg(
                 rows=pl.len(),
                 right=_correct("probability").sum(),
                 baseline=_correct("baseline").mean(),
-                champion=_champion_accuracy() if has_champion else pl.lit(None, pl.Float64),
+                unseen=unseen.sum(),
+                champion=_correct("champion").filter(unseen).mean(),
+                on_unseen=_correct("probability").filter(unseen).mean(),
             )
             .sort("name")
         )
@@ -265,7 +277,9 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
                     rows=row["rows"],
                     accuracy=Interval(value=row["right"] / row["rows"], low=low, high=high),
                     baseline_accuracy=row["baseline"],
+                    unseen_rows=row["unseen"],
                     champion_accuracy=row["champion"],
+                    champion_difference=row["on_unseen"] - row["champion"] if row["unseen"] else None,
                 )
             )
     return slices

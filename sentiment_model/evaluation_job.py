@@ -22,7 +22,7 @@ from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.training import EpochMetrics
 from sentiment_model.training_job import HISTORY
 
-EVALUATE = Stage("evaluate", 2)
+EVALUATE = Stage("evaluate", 3)
 
 _SCORING_ROWS = 20_000
 
@@ -34,7 +34,7 @@ def write_evaluation(
     cleaned: pl.LazyFrame,
     baseline: pl.LazyFrame,
     champion: ChampionModel | None,
-    seen: pl.LazyFrame | None,
+    champion_reviews: pl.LazyFrame | None,
     config: EvaluateConfig,
     gate: GateConfig,
     device: torch.device,
@@ -51,7 +51,7 @@ def write_evaluation(
         cleaned: cleaned reviews.
         baseline: the baseline's probabilities by `text_hash`.
         champion: the champion, unless it is this very model or there is none.
-        seen: the normalised `text` of the reviews that the champion was fitted or chosen on; None where nobody knows.
+        champion_reviews: the cleaned reviews that the champion was made from; None where nobody knows them.
         config: what to report.
         gate: when to promote.
         device: what to compute on.
@@ -71,7 +71,7 @@ def write_evaluation(
     if champion:
         other = Predictor.load(champion.bundle, device)
         answers = _predict(other, test["text"])["probability"]
-        test = test.with_columns(answers.alias("champion"), seen=_is_in(test, seen))
+        test = test.with_columns(answers.alias("champion"), seen=_seen(test, champion_reviews))
     evaluation = evaluate_model(
         held_out.filter(pl.col("split") == "validation"),
         test,
@@ -96,30 +96,25 @@ def write_evaluation(
     return {"gate": "passed" if decision.promote else "failed", "reason": decision.summary, "metrics": metrics}
 
 
-def reviews_of(champion: ChampionModel, cleaned: Dataset) -> pl.LazyFrame | None:
-    """Return the normalised `text` of the reviews that a champion was fitted or chosen on.
-
-    Args:
-        champion: the champion.
-        cleaned: the cleaned reviews of today.
+def reviews_of(champion: ChampionModel, store: Store) -> Dataset | None:
+    """Return the cleaned reviews that a champion was made from.
 
     Returns:
-        the reviews, or None where the dataset that the champion was trained on is not in the store any more.
+        the dataset, or None where the champion does not name it or it is not in the store any more.
+
+    Raises:
+        StoreError: the store cannot be read, or the dataset is damaged.
     """
-    fingerprint = ModelDescription.read(champion.bundle).trained_on.get(CLEAN.name, "")
-    found = (
-        cleaned
-        if fingerprint == cleaned.ref.fingerprint
-        else Store(cleaned.ref.store_url).find(CLEAN.name, fingerprint)
-    )
-    return found.scan().filter(pl.col("split").is_in(["train", "validation"])).select("text") if found else None
+    fingerprint = ModelDescription.read(champion.bundle).trained_on.get(CLEAN.name)
+    return store.find(CLEAN.name, fingerprint) if fingerprint else None
 
 
-def _is_in(test: pl.DataFrame, reviews: pl.LazyFrame | None) -> pl.Series:
-    """Return for each test review whether it is among others; null where these are not known."""
-    if reviews is None:
+def _seen(test: pl.DataFrame, cleaned: pl.LazyFrame | None) -> pl.Series:
+    """Return for each test review whether a model made from others was fitted or chosen on it; null if unknown."""
+    if cleaned is None:
         return pl.Series([None] * len(test), dtype=pl.Boolean())
-    both = test.lazy().select("text").join(reviews, on="text", how="semi").collect(engine="streaming")
+    seen = cleaned.filter(pl.col("split").is_in(["train", "validation"]))
+    both = test.lazy().select("text").join(seen, on="text", how="semi").collect(engine="streaming")
     return test["text"].is_in(both["text"].implode())
 
 

@@ -114,15 +114,15 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
 
 def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     changes = [
-        (found.accuracy.value - found.champion_accuracy, f"{found.kind}: {found.name}", found.rows)
+        (found.champion_difference, f"{found.kind}: {found.name}", found.unseen_rows)
         for found in evaluation.slices
-        if found.champion_accuracy is not None and found.rows >= config.min_slice_rows
+        if found.champion_difference is not None and found.unseen_rows >= config.min_slice_rows
     ]
     if not changes:
         wanting = "no other champion"
         if champion := evaluation.champion:
             wanting = f"no slice has {config.min_slice_rows:,} reviews"
-            wanting += "" if champion.seen == 0 else ", or the champion was trained on some of each"
+            wanting += "" if champion.seen == 0 else " that the champion was not trained on"
         reason = f"no slice to compare: {wanting}"
         return RuleResult(name="slices", passed=True, value=None, threshold=None, reason=reason)
     change, name, rows = min(changes)

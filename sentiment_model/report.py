@@ -217,6 +217,11 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             f"{points(champion.difference.value)} points ({points(champion.difference.low)} to "
             f"{points(champion.difference.high)}), McNemar's exact test p = {champion.p_value:.2g}."
         )
+        if champion.seen:
+            yield (
+                f"The champion was trained on {champion.seen:,} of the test reviews; what is said of it, in the slices "
+                f"too, is of the other {champion.rows:,}."
+            )
 
 
 def _figure_facts(evaluation: Evaluation) -> dict[str, str]:

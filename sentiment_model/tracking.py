@@ -84,14 +84,21 @@ _REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")  # name, and a
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version in the model registry."""
+    """A version in the model registry.
+
+    Attributes:
+        name: name of the registered model.
+        version: the version.
+        is_champion: whether it is champion now.
+        reused: whether the same model was registered before.
+        held_back: why it was not made champion although the gate passed it.
+    """
 
     name: str
     version: str
-    promoted: bool
+    is_champion: bool
     reused: bool
     held_back: str | None
-    """Why the version is not champion although the gate passed it."""
 
 
 @dataclass(frozen=True)
@@ -308,23 +315,25 @@ class Tracker:
             reused = version is not None
             if version is None:
                 version = self._log_model(bundle, name, run_id, {**tags, DIGEST_TAG: digest})
+            self._mark_champion(name)  # a person may have moved the alias
             held_back = self._held_back(version, compared_with, is_better=is_better) if promote else None
-            promoted = promote and held_back is None
+            promote = promote and held_back is None
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version.version, key, value)
             self._client.set_registered_model_alias(name, CHALLENGER, version.version)
-            if promoted:
+            if promote:
                 self._promote(name, str(version.version))
-        return RegisteredVersion(name, str(version.version), promoted, reused, held_back)
+            is_champion = self._champion(name) == str(version.version)
+        return RegisteredVersion(name, str(version.version), is_champion, reused, held_back)
 
     def _held_back(self, version: ModelVersion, compared_with: str | None, *, is_better: bool) -> str | None:
         """Return why a version that the gate has passed is not made champion all the same, or None where it is."""
         if moment := version.tags.get(ROLLED_BACK_TAG):
             return f"version {version.version} was rolled back on {moment}"
-        champion = self._client.get_registered_model(version.name).aliases.get(CHAMPION)
-        if champion is None or str(champion) == str(version.version):
+        champion = self._champion(version.name)
+        if champion is None or champion == str(version.version):
             return None
-        if str(champion) != compared_with:
+        if champion != compared_with:
             return f"version {champion} has become champion since the gate judged; run again to compare with it"
         if PROMOTED_TAG in version.tags and not is_better:
             return f"version {version.version} was champion before, and champion version {champion} is no worse"
@@ -365,13 +374,23 @@ class Tracker:
                 raise
 
     def _promote(self, name: str, version: str) -> None:
-        champion = self._client.get_registered_model(name).aliases.get(CHAMPION)
-        if champion is None or str(champion) != version:
+        champion = self._champion(name)
+        if champion != version:
             if champion is not None:
                 self._client.set_registered_model_alias(name, PREVIOUS, champion)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._client.set_model_version_tag(name, version, PROMOTED_TAG, now)
             self._client.set_registered_model_alias(name, CHAMPION, version)
+            self._mark_champion(name)
+
+    def _mark_champion(self, name: str) -> None:
+        """Write on the champion since when it is known to have been one."""
+        champion = self._champion(name)
+        if champion is not None and PROMOTED_TAG not in self._client.get_model_version(name, champion).tags:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._client.set_model_version_tag(name, champion, PROMOTED_TAG, now)
+
+    def _champion(self, name: str) -> str | None:
+        version = self._client.get_registered_model(name).aliases.get(CHAMPION)
+        return None if version is None else str(version)
 
     def rollback(self, name: str) -> tuple[str, str]:
         """Swap `champion` and `previous`; return the versions that are now champion and previous.
@@ -513,7 +532,7 @@ class Tracker:
     def rival(self, name: str, digest: str, destination: Path) -> tuple[Path, str] | None:
         """Download the model that another one has to beat to become champion.
 
-        That is the champion, or the previous one where the model is champion itself.
+        That is the champion, or the previous one where the model is champion itself; nobody where there is no champion.
 
         Args:
             name: name of the registered model.
@@ -528,7 +547,7 @@ class Tracker:
         """
         with _mlflow_errors():
             found = self._client.search_registered_models(f"name = '{name}'", max_results=1)
-            aliases = found[0].aliases if found else {}
+            aliases = found[0].aliases if found and CHAMPION in found[0].aliases else {}
             for version in (aliases[alias] for alias in (CHAMPION, PREVIOUS) if alias in aliases):
                 if self._client.get_model_version(name, version).tags.get(DIGEST_TAG) != digest:
                     return self.fetch_bundle(f"models:/{name}/{version}", destination)

@@ -10,7 +10,7 @@ from sentiment_model.evaluation_job import EVALUATE, read_evaluation, reviews_of
 from sentiment_model.lineage import lineage
 from sentiment_model.report import report_markdown
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, DatasetWriter, open_dataset
+from sentiment_model.store import DatasetRef, DatasetWriter, Store, open_dataset
 from sentiment_model.training import choose_device
 from tasks._stage import run_stage
 
@@ -36,10 +36,19 @@ def evaluate(
         config: what to report.
         gate: when to promote.
         run_url: page of the MLflow run, which the report in Prefect links to.
+
+    Raises:
+        StoreError: a dataset is missing or damaged.
     """
     inputs = {"train": model.fingerprint, "clean": cleaned.fingerprint, "baseline": baseline.fingerprint}
+    seen = reviews_of(champion, Store(cleaned.store_url)) if champion else None
     if champion:
-        inputs |= {"champion": champion.digest, "champion version": champion.version}
+        inputs |= {
+            "champion": champion.digest,
+            "champion version": champion.version,
+            # An evaluation without them is not reused once they are back.
+            "champion clean": seen.ref.fingerprint if seen else "unknown",
+        }
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
         with open_dataset(model).local_folder() as folder:
@@ -50,7 +59,7 @@ def evaluate(
                 open_dataset(cleaned).scan(),
                 open_dataset(baseline).scan(),
                 champion,
-                reviews_of(champion, open_dataset(cleaned)) if champion else None,
+                seen.scan() if seen else None,
                 config,
                 gate,
                 choose_device(Settings().device),

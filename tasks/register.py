@@ -79,7 +79,11 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
             compared_with=found.champion.version if found.champion else None,
             is_better=found.champion is not None and found.champion.difference.value > 0,
         )
-    reason = f"Not promoted: {registered.held_back}." if registered.held_back else decision.summary
+    reason = decision.summary
+    if registered.held_back:
+        reason = f"Not promoted: {registered.held_back}."
+    elif registered.is_champion and not decision.promote:
+        reason = f"It stays champion, which the gate would not make it now. {decision.summary}"
     get_run_logger().info(
         "%s %s version %s. %s",
         "Found the same model as" if registered.reused else "Registered",
@@ -87,7 +91,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
         registered.version,
         reason,
     )
-    if not registered.promoted:
+    if not registered.is_champion:
         emit_event(  # deploy/apply.py makes a message of it
             "sentiment.model.not-promoted",
             {"prefect.resource.id": f"sentiment.model.{model_name}", "prefect.resource.name": model_name},
@@ -101,7 +105,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
     return Registration(
         name=model_name,
         version=registered.version,
-        promoted=registered.promoted,
+        promoted=registered.is_champion,
         reason=reason,
         reused=registered.reused,
         decision=decision,
@@ -113,8 +117,8 @@ def _markdown(
     registered: RegisteredVersion, decision: GateDecision, reason: str, run_id: str, tracker: Tracker
 ) -> Iterator[str]:
     name, version = registered.name, registered.version
-    yield f"# {markdown_cell(name)} version {version} is {'champion' if registered.promoted else 'challenger'}\n"
-    if registered.held_back:
+    yield f"# {markdown_cell(name)} version {version} is {'champion' if registered.is_champion else 'challenger'}\n"
+    if registered.is_champion != decision.promote:
         yield f"{markdown_cell(reason)}\n"
     yield "| rule | | why |\n| --- | --- | --- |"
     for rule in decision.rules:

@@ -124,11 +124,18 @@ def test_the_champion_is_not_judged_by_what_it_was_trained_on() -> None:
     assert (found.rows, found.seen) == (len(unseen), 320 - len(unseen))
     assert found.accuracy.value == 0.0
     assert found.difference.value == pytest.approx(correct(unseen).mean())
-    assert all(part.champion_accuracy is None for part in result.slices if part.rows > 50)
+    parts = [part for part in result.slices if part.kind == "length"]
+    assert sum(part.unseen_rows for part in parts) == len(unseen)
+    assert {part.champion_accuracy for part in parts} == {0.0}
+    right = sum(part.unseen_rows * (part.champion_difference or 0.0) for part in parts)
+    assert right == pytest.approx(correct(unseen).sum())
 
-    unknown = evaluate(test.with_columns(seen=pl.lit(None, pl.Boolean())), champion_version="4").champion
-    assert unknown is not None
-    assert unknown.seen is None
+    result = evaluate(test.with_columns(seen=pl.lit(None, pl.Boolean())), champion_version="4")
+    assert result.champion is not None
+    assert result.champion.seen is None
+    assert {(part.unseen_rows, part.champion_accuracy, part.champion_difference) for part in result.slices} == {
+        (0, None, None)
+    }
     everything = evaluate(test.with_columns(seen=pl.lit(value=True)), champion_version="4").champion
     assert everything is not None
     assert (everything.rows, everything.seen) == (0, 320)

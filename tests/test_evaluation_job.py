@@ -59,7 +59,7 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     def write(writer: DatasetWriter) -> dict[str, object]:
         other = ChampionModel(version="4", digest=description.digest, bundle=champion)
         config = EvaluateConfig(bootstrap_samples=100)
-        seen = pl.LazyFrame({"text": ["an awful film"]})
+        seen = parts["test"].head(3).with_columns(split=pl.Series(["train", "validation", "test"])).lazy()
         return write_evaluation(
             writer, model, [], cleaned.lazy(), baseline.lazy(), other, seen, config, GateConfig(), CPU
         )
@@ -89,3 +89,4 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert evaluation.temperature == 1.5
     assert evaluation.champion
     assert evaluation.champion.version == "4"
+    assert evaluation.champion.seen == 2  # not the one that it was only tested on

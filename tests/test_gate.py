@@ -18,14 +18,16 @@ def scores(accuracy: float) -> Scores:
     )  # fmt: skip
 
 
-def part(name: str, rows: int, change: float | None, accuracy: float = 0.8) -> SliceScore:
+def part(name: str, rows: int, change: float | None, accuracy: float = 0.8, seen: int = 0) -> SliceScore:
     return SliceScore(
         kind="length",
         name=name,
         rows=rows,
         accuracy=Interval(value=accuracy, low=0.7, high=0.9),
         baseline_accuracy=0.8,
+        unseen_rows=rows - seen,
         champion_accuracy=None if change is None else accuracy - change,
+        champion_difference=change,
     )
 
 
@@ -162,6 +164,16 @@ def test_slices_that_are_all_small_are_told() -> None:
     decision = decide(evaluation(against_champion=0.0, slices=[part("short", 10, -0.5)]), GateConfig())
     assert decision.promote
     assert rules(decision)["slices"].reason == "no slice to compare: no slice has 200 reviews"
+
+
+def test_a_slice_is_judged_by_the_rows_that_the_champion_has_not_seen() -> None:
+    slices = [part("short", 1000, -0.5, seen=801), part("long", 1000, -0.06, seen=800)]
+    decision = decide(evaluation(against_champion=0.0, slices=slices, seen=100), GateConfig())
+    assert "length: long (200 reviews) compares worst with the champion (-6.00 points" in decision.summary
+    few = decide(evaluation(against_champion=0.0, slices=slices[:1], seen=100), GateConfig())
+    assert rules(few)["slices"].reason == (
+        "no slice to compare: no slice has 200 reviews that the champion was not trained on"
+    )
 
 
 def test_a_number_that_is_none_never_passes() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,18 @@ from prefect import flow
 from servers import newest_artifact
 from tiny import epoch_metrics, tiny_bundle
 
+from sentiment_model.baseline import BASELINE
 from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
 from sentiment_model.clean import CLEAN
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation import ChampionModel
-from sentiment_model.evaluation_job import EVALUATE, reviews_of, write_evaluation
+from sentiment_model.evaluation_job import EVALUATE, read_evaluation, reviews_of, write_evaluation
 from sentiment_model.lineage import StageRecord
 from sentiment_model.settings import Settings
-from sentiment_model.store import Dataset, DatasetWriter, Store
+from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Store, open_dataset
 from sentiment_model.tracking import Tracker, git_commit
 from sentiment_model.training_job import HISTORY, TRAIN
+from tasks.evaluate import evaluate
 from tasks.register import Registration, register
 
 LINEAGE = [StageRecord(name="tokenize", fingerprint="f" * 20, parameters={}, counts={})]
@@ -69,7 +70,7 @@ def evaluated(store: Store, model: Dataset, gate: GateConfig, rival: Dataset | N
             if rival:
                 bundle = Path(rival.url, rival.manifest.files[0].path).parent
                 champion = ChampionModel(version="1", digest=ModelDescription.read(bundle).digest, bundle=bundle)
-            seen = pl.LazyFrame({"text": ["an awful film"]})
+            seen = pl.LazyFrame({"text": ["an awful film"], "split": ["train"]})
             return write_evaluation(writer, folder, LINEAGE, cleaned, baseline, champion, seen, config, gate, device)
 
     inputs = {"train": model.ref.fingerprint, "clean": "c" * 20} | ({"rival": rival.ref.fingerprint} if rival else {})
@@ -151,24 +152,82 @@ def test_what_a_person_rolled_back_stays_back(store: Store, client: MlflowClient
     )
 
 
-def test_the_reviews_that_a_champion_was_trained_on_are_found(store: Store, tmp_path: Path) -> None:
-    def write(writer: DatasetWriter, text: str) -> dict[str, Any]:
-        splits = ["train", "validation", "test", "unlabelled"]
-        frame = pl.DataFrame({"text": [f"{text} {split}" for split in splits], "split": splits})
-        frame.write_parquet(writer.file("part.parquet"))
+def test_a_champion_that_fails_a_stricter_gate_stays_champion(store: Store, client: MlflowClient) -> None:
+    model = trained(store, 1)
+    run_register(model, evaluated(store, model, PASS))
+    again = run_register(model, evaluated(store, model, FAIL))
+    assert (again.version, again.promoted) == ("1", True)
+    assert again.reason.startswith("It stays champion, which the gate would not make it now. Not promoted: accuracy")
+    assert aliases(client) == {"challenger": "1", "champion": "1"}
+    told = str(newest_artifact("registration").data)
+    assert told.startswith("# sentiment version 1 is champion\n\nIt stays champion")
+
+
+def made_from(bundle: Path, trained_on: dict[str, str]) -> ChampionModel:
+    """A champion that names what it was trained on."""
+    digest = tiny_bundle(bundle, seed=9).digest
+    path = bundle / DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_on": trained_on}))
+    return ChampionModel(version="9", digest=digest, bundle=bundle)
+
+
+def cleaned_reviews(store: Store, salt: str) -> Dataset:
+    """Cleaned reviews, split otherwise for each salt."""
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        rows = 300
+        pl.DataFrame(
+            {
+                "review_id": [f"r{i}" for i in range(rows)],
+                "text": [f"a {salt if i % 2 else 'common'} film , good {'bad ' * i}" for i in range(rows)],
+                "label": pl.Series([i % 2 for i in range(rows)], dtype=pl.Int8),
+                "source": "imdb",
+                "split": [["test", "train", "validation", "unlabelled"][i // 2 % 4] for i in range(rows)],
+                "text_hash": [f"{i:032x}" for i in range(rows)],
+            }
+        ).write_parquet(writer.file("part.parquet"))
         return {}
 
-    old, new = (store.materialise(CLEAN, {}, {"salt": salt}, partial(write, text=salt))[0] for salt in ("a", "b"))
-    tiny_bundle(tmp_path / "bundle")
+    return store.materialise(CLEAN, {}, {"salt": salt}, write)[0]
 
-    def found(fingerprint: str) -> list[str] | None:
-        path = tmp_path / "bundle" / DESCRIPTION
-        description = json.loads(path.read_text()) | {"trained_on": {"clean": fingerprint}}
-        path.write_text(json.dumps(description))
-        texts = reviews_of(ChampionModel(version="1", digest="", bundle=path.parent), new)
-        return None if texts is None else texts.collect()["text"].to_list()
 
-    assert found(new.ref.fingerprint) == ["b train", "b validation"]
-    assert found(old.ref.fingerprint) == ["a train", "a validation"]  # another salt, another split
-    Path(old.url, "_manifest.json").unlink()
-    assert found(old.ref.fingerprint) is None
+def test_the_reviews_that_a_champion_was_made_from_are_found(store: Store, tmp_path: Path) -> None:
+    reviews = cleaned_reviews(store, "a")
+    champion = made_from(tmp_path, {"clean": reviews.ref.fingerprint})
+    found = reviews_of(champion, store)
+    assert found is not None
+    assert found.ref == reviews.ref
+    Path(reviews.url, "_manifest.json").unlink()
+    assert reviews_of(champion, store) is None
+    assert reviews_of(made_from(tmp_path, {"tokenize": "0" * 20}), store) is None  # it does not name them
+
+
+@flow(name="evaluate only")
+def run_evaluate(model: Dataset, cleaned: Dataset, baseline: Dataset, champion: ChampionModel) -> DatasetRef:
+    gate = GateConfig(min_rows=1)
+    config = EvaluateConfig(bootstrap_samples=100, separate_sources=())
+    return evaluate(model.ref, cleaned.ref, baseline.ref, champion, config, gate, run_url=None)
+
+
+def test_reviews_of_the_champion_that_come_back_are_asked_again(store: Store, tmp_path: Path) -> None:
+    old, new = cleaned_reviews(store, "a"), cleaned_reviews(store, "b")
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        answers = new.scan().select("text_hash", probability=pl.lit(0.4)).collect()
+        answers.write_parquet(writer.file("part.parquet"))
+        return {}
+
+    baseline = store.materialise(BASELINE, {}, {}, write)[0]
+    champion = made_from(tmp_path, {"clean": old.ref.fingerprint})
+
+    def seen() -> int | None:
+        made = run_evaluate(trained(store, 1), new, baseline, champion)
+        found, _ = read_evaluation(open_dataset(made))
+        assert found.champion is not None
+        return found.champion.seen
+
+    manifest = Path(old.url, "_manifest.json")
+    manifest.rename(away := tmp_path / "manifest")
+    assert seen() is None
+    away.rename(manifest)
+    assert seen() == 0  # both were split alike

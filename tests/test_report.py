@@ -172,7 +172,17 @@ def test_the_page_and_the_markdown_hold_every_metric_and_slice() -> None:
         assert f"{evaluation.baseline_test.metrics['brier'].value:.3f}" in shown
     assert all(rule.reason in text for rule in decision.rules)
     assert "champion version 7" in text
+    assert "The champion was trained on" not in text
     assert len(evaluation.mistakes) == sum(tag == "blockquote" for tag, _ in Page(html(evaluation)).elements) == 8
+
+
+def test_the_page_says_what_the_champion_had_seen() -> None:
+    test = held_out(champion=pl.col("probability"), seen=pl.int_range(pl.len()) < 20)
+    evaluation = evaluate(test, champion_version="7")
+    assert evaluation.champion is not None
+    rows = f"{evaluation.champion.rows:,}"
+    assert f"The champion was trained on {320 - evaluation.champion.rows} of the test reviews" in html(evaluation)
+    assert f"is of the other {rows}." in html(evaluation)
 
 
 def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head() -> None:

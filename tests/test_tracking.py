@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from tiny import epoch_metrics, tiny_bundle
 
 from flows._cli import run_cli
@@ -174,6 +175,8 @@ def test_a_model_has_to_beat_the_champion_or_the_one_it_replaced(
     register(tracker, tmp_path, 2, promote=True)
     assert rival("newer") == "2"
     assert rival(digest("2")) == "1"
+    client.delete_registered_model_alias("sentiment", CHAMPION)  # by who wants to begin anew
+    assert rival("newest") is None
 
 
 def test_promotion_never_leaves_the_model_without_a_champion(
@@ -199,7 +202,7 @@ def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, t
     register(tracker, tmp_path, 1, promote=True)
     register(tracker, tmp_path, 2, promote=True)
     again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"})
-    assert (again.version, again.promoted, again.reused) == ("2", True, True)
+    assert (again.version, again.is_champion, again.reused) == ("2", True, True)
     assert len(client.search_model_versions("name = 'sentiment'")) == 2
     assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
     assert client.get_model_version("sentiment", "2").tags["seed"] == "two"
@@ -210,11 +213,43 @@ def test_a_rerun_does_not_take_the_champion_back(tracker: Tracker, client: Mlflo
         register(tracker, tmp_path, seed, promote=True)
     rerun = partial(tracker.register, tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={})
     again = rerun(compared_with="2")  # the gate lets a little worse model pass
-    assert (again.version, again.promoted, again.reused) == ("1", False, True)
+    assert (again.version, again.is_champion, again.reused) == ("1", False, True)
     assert again.held_back == "version 1 was champion before, and champion version 2 is no worse"
     assert aliases(client)[CHAMPION] == "2"
-    assert rerun(compared_with="2", is_better=True).promoted
+    assert rerun(compared_with="2", is_better=True).is_champion
     assert aliases(client)[CHAMPION] == "1"
+
+
+def test_a_champion_made_by_hand_counts_as_one(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    register(tracker, tmp_path, 1, promote=False)
+    client.set_registered_model_alias("sentiment", CHAMPION, "1")
+    register(tracker, tmp_path, 2, promote=True)
+    again = tracker.register(
+        tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={}, compared_with="2"
+    )
+    assert again.held_back == "version 1 was champion before, and champion version 2 is no worse"
+
+
+def test_a_promotion_that_fails_leaves_no_word_of_itself(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(tracker, tmp_path, 1, promote=True)
+    move = MlflowClient.set_registered_model_alias
+
+    def broken(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        if alias == CHAMPION:
+            raise MlflowException("the database went away")
+        move(self, name, alias, version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", broken)
+        with pytest.raises(TrackingError):
+            register(tracker, tmp_path, 2, promote=True)
+    again = tracker.register(
+        tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={}, compared_with="1"
+    )
+    assert again.is_champion
+    assert again.held_back is None
 
 
 def test_a_champion_that_the_gate_has_not_seen_stays(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
@@ -231,7 +266,7 @@ def test_a_champion_that_the_gate_has_not_seen_stays(tracker: Tracker, client: M
             compared_with=compared_with,
             is_better=True,
         )
-        assert not late.promoted
+        assert not late.is_champion
         assert late.held_back == "version 2 has become champion since the gate judged; run again to compare with it"
     assert aliases(client)[CHAMPION] == "2"
 
@@ -246,14 +281,14 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(
     assert tracker.rollback("sentiment") == ("1", "2")
 
     again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
-    assert not again.promoted
+    assert not again.is_champion
     assert again.held_back is not None
     assert "version 2 was rolled back on 20" in again.held_back
     assert aliases(client)[CHAMPION] == "1"
 
     assert tracker.rollback("sentiment") == ("2", "1")  # whoever takes it back again means it
     again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
-    assert again.promoted
+    assert again.is_champion
     assert again.held_back is None
 
 
