@@ -100,8 +100,7 @@ def _services(run: Serve, settings: Settings, prefect: str, mlflow: str) -> list
     # Runs write artifacts straight to the store, as they do without a server, so either can go on where the other
     # has stopped. One worker process, since each holds hundreds of megabytes.
     tracking = ["mlflow", "server", "--host", _HOST, "--port", str(run.mlflow_port), "--workers", "1"]
-    tracking += ["--backend-store-uri", settings.mlflow_tracking_uri, "--no-serve-artifacts"]
-    tracking += ["--default-artifact-root", settings.mlflow_artifact_root]
+    tracking += ["--no-serve-artifacts", "--default-artifact-root", settings.mlflow_artifact_root]
     worker = ["prefect", "worker", "start", "--pool", _POOL, "--type", "process", "--name", "make-serve"]
     return [
         _Service("prefect", python + server, lambda _started: _answers(f"{prefect}/api/health"), run.prefect_port),
@@ -124,6 +123,7 @@ def _environment(state: Path, settings: Settings, prefect: str, mlflow: str) -> 
     return {
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(state / "prefect")),
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_tracking_uri,  # not among the arguments, which everybody can read
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves the memory of processes that nothing here uses
         "SENTIMENT_STORE_URL": settings.store_url,
         "SENTIMENT_SCRATCH_DIR": str(settings.scratch_dir),

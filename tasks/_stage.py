@@ -13,6 +13,7 @@ from prefect.tasks import Task, exponential_backoff
 from sentiment_model.errors import SentimentError, TrackingError
 from sentiment_model.nested import flatten
 from sentiment_model.redaction import redacted
+from sentiment_model.report import markdown_cell
 from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
 
 
@@ -54,7 +55,11 @@ def _materialise(
     get_run_logger().info("%s %s", "Reusing" if reused else "Wrote", redacted(dataset.url))
     create_table_artifact(
         key=stage.name,
-        table=[{"what": name, "value": redacted(str(value))} for name, value in flatten(dataset.counts).items()],
+        # Prefect shows each cell as Markdown.
+        table=[
+            {"what": markdown_cell(name), "value": markdown_cell(str(value))}
+            for name, value in flatten(dataset.counts).items()
+        ],
         description=f"Stage **{stage.name}**, dataset `{fingerprint}`",
     )
     return dataset.ref

@@ -7,6 +7,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from sentiment_model.config import TidyRun
+from sentiment_model.report import markdown_cell
 from sentiment_model.retention import Verdict, carry_out, judge
 from sentiment_model.settings import Settings
 from sentiment_model.store import Store
@@ -50,7 +51,13 @@ def tidy(policy: TidyRun, tracker: Tracker) -> list[Verdict]:
     create_table_artifact(
         key="tidy",
         table=[
-            {"kind": each.kind, "name": each.name, "size": _size(each.bytes), "why": each.reason} for each in doomed
+            {
+                "kind": each.kind,
+                "name": markdown_cell(each.name),  # Prefect shows each cell as Markdown
+                "size": _size(each.bytes),
+                "why": markdown_cell(each.reason),
+            }
+            for each in doomed
         ],
         description=summary,
     )

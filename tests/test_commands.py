@@ -101,5 +101,5 @@ def test_the_commands_of_the_documents(project: Path) -> None:
     assert ran > 10
     client = MlflowClient(Settings().mlflow_tracking_uri)
     assert len(client.search_model_versions("name = 'sentiment'")) == 4
-    (query,) = re.findall(r"^SELECT .*$", (ROOT / "README.md").read_text(), re.M)
-    assert {label for label, _ in duckdb.sql(query).fetchall()} == {"negative", "positive"}
+    (query,) = re.findall(r"^```sql\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert {label for label, _ in duckdb.execute(query).fetchall()} == {"negative", "positive"}

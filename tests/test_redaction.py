@@ -1,5 +1,6 @@
 """No URL leaves the program with its password, and no text from outside becomes markup."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from prefect import flow
+from servers import newest_artifact
 
 from flows._cli import run_cli
 from flows.train import train
@@ -17,7 +19,9 @@ from sentiment_model.redaction import redacted
 from sentiment_model.report import markdown_cell, markdown_link
 from sentiment_model.scoring_report import ScoringSummary, scoring_markdown
 from sentiment_model.settings import Settings
+from sentiment_model.store import DatasetWriter, Stage
 from sentiment_model.tracking import Tracker
+from tasks._stage import run_stage
 
 PASSWORD = "s3cr:et/w@rd"
 
@@ -96,6 +100,41 @@ def test_nothing_of_a_failed_run_tells_a_password(
     assert "w@rd" not in caplog.text
     assert "Traceback" not in caplog.text
     assert logging.getLogger("prefect.flow_runs").filters
+
+
+def test_no_library_logs_a_password(
+    settings_in: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("urllib3.connectionpool")
+    log.warning("retrying %s", f"http://mlflow:{PASSWORD}@host/api")
+    try:
+        raise OSError(f"http://mlflow:{PASSWORD}@host says no")
+    except OSError:
+        log.exception("failed %d times", 3)
+    assert "retrying http://mlflow:***@host/api" in caplog.text
+    assert "failed 3 times" in caplog.text
+    assert "OSError: http://mlflow:***@host says no" in caplog.text
+    assert "w@rd" not in caplog.text
+
+
+def test_counts_named_by_the_data_are_text_in_the_table(settings_in: Path, prefect_server: None) -> None:
+    source = "<b>shop</b> [a](http://evil) s3://key:secret@bucket"
+
+    def write(writer: DatasetWriter) -> dict[str, object]:
+        writer.file("part.txt").write_text("")
+        return {"rows": {source: 3}, "path": source}
+
+    @flow(name="one stage")
+    def run() -> None:
+        run_stage(Stage("ingest", 1), Settings().store_url, {}, {}, write, timeout_seconds=60)
+
+    run()
+    (rows, path) = json.loads(str(newest_artifact("ingest").data))
+    for cell in (rows["what"], path["value"]):
+        shown = MarkdownIt().render(cell)
+        assert "<b>" not in shown
+        assert "<a " not in shown
+        assert "&lt;b&gt;shop&lt;/b&gt; [a](http://evil) s3://key:***@bucket" in shown
 
 
 MARKUP = st.text(st.sampled_from("ab1 .-+=)(!<>&;:/`*_[]|~#\\\n\r\"'")) | st.sampled_from(

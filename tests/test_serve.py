@@ -253,6 +253,10 @@ def test_everything_is_up(served: Served) -> None:
     assert queues == {"default", "gpu"}
     assert limit.limit == 1
     assert len(automations) == len(set(automations)) == 3
+    # Everybody on the machine can read what a process was started with.
+    processes = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert sum(b"mlflow" in process for process in processes) >= 1
+    assert not any(served.environment["SENTIMENT_MLFLOW_TRACKING_URI"].encode() in process for process in processes)
     for page in (f"{served.prefect}/", f"{served.mlflow}/"):
         with urllib.request.urlopen(page, timeout=10) as answer:
             assert b"<html" in answer.read()
