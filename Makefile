@@ -34,6 +34,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
@@ -51,7 +52,7 @@ bench-bulk: .venv/benchmarks
 bench-gpu: .venv/benchmarks
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-bench-faults: .venv/benchmarks
+bench-faults: .venv/dev
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 	$(BIN)/python -m benchmarks.bad_days $(ARGS)
 

@@ -28,7 +28,7 @@ from benchmarks.proxy import FAULTS, Fault, FaultyStore, faulty_store
 from benchmarks.published import Differences, count_rows, differences, manifest_files, unpublished, visible_files
 from benchmarks.registry import register_untrained
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
-from sentiment_model.objects import Objects
+from sentiment_model.store.objects import Objects
 
 _SHARD_ROWS = 300
 _REVIEWS = 4000

@@ -110,9 +110,9 @@ def _in_chunks(dump: str, answer: Any) -> int:
 def bound(dump: str) -> int:
     """Read a dump as ours does, and write it as ours does."""
     from sentiment_model.config import ReviewFiles
-    from sentiment_model.parts import PartWriter
     from sentiment_model.sources.files import list_files, read_batches
-    from sentiment_model.store import DatasetWriter
+    from sentiment_model.store.datasets import DatasetWriter
+    from sentiment_model.store.parts import PartWriter
 
     config = ReviewFiles(path=dump)
     (file,) = list_files(dump, "auto")

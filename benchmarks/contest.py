@@ -11,7 +11,7 @@ import polars as pl
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
 from sentiment_model.config import TrainingRun
-from sentiment_model.store import DatasetWriter, Store
+from sentiment_model.store.datasets import DatasetWriter, Store
 
 _PASSES = 3
 
@@ -58,8 +58,8 @@ def _train_peer(name: str, source: Path, model: Path, seed: int) -> tuple[float,
 
 
 def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple[float, Score]:
-    from sentiment_model.bundle import Predictor
-    from sentiment_model.training_job import HISTORY, TrainingJob, resolve_processes, write_model
+    from sentiment_model.models.bundle import Predictor
+    from sentiment_model.training.job import HISTORY, TrainingJob, resolve_processes, write_model
 
     started = time.perf_counter()
     store = Store(str(model.parent / "store"))

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sentiment_model.clean import CLEAN, write_cleaned
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
-from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
-from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
-from sentiment_model.tokenize import TOKENIZE, write_tokens
+from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
+from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
+from sentiment_model.text.clean import CLEAN, write_cleaned
+from sentiment_model.text.tokenize import TOKENIZE, write_tokens
 
 BENCHMARK = Stage("benchmark-reviews", 1)
 

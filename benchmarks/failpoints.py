@@ -132,7 +132,9 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
 def _install(armed: Armed) -> None:
     import pyarrow.parquet as pq
 
-    from sentiment_model import claims, objects, score_table
+    from sentiment_model.scoring import claims
+    from sentiment_model.scoring import table as score_table
+    from sentiment_model.store import objects
 
     if armed.lease_seconds is not None:
         claims.LEASE_SECONDS = armed.lease_seconds

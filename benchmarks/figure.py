@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sentiment_model.figures import BLUE, INK, ORANGE, draw_svg
-from sentiment_model.metrics import Interval
+from sentiment_model.evaluation.figures import BLUE, INK, ORANGE, draw_svg
+from sentiment_model.evaluation.metrics import Interval
 
 # The SVG takes its text colour from the page around it, but shown as an image it has none: then it goes by the
 # reader's preference.

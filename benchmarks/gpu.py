@@ -17,13 +17,13 @@ from torch import nn
 
 from benchmarks.speed import rounds
 from benchmarks.table import Table
-from sentiment_model import scan
 from sentiment_model.config import ModelConfig, TrainingRun
-from sentiment_model.fitting import student_of
-from sentiment_model.inference import autocast
-from sentiment_model.language_model import LanguageModel
-from sentiment_model.network import Encoder, SentimentNetwork
-from sentiment_model.training import choose_device
+from sentiment_model.networks import scan
+from sentiment_model.networks.device import choose_device
+from sentiment_model.networks.inference import autocast
+from sentiment_model.networks.network import Encoder, SentimentNetwork
+from sentiment_model.training.fitting import student_of
+from sentiment_model.training.language_model import LanguageModel
 
 _WORDS = 40_000
 _LENGTH = 256

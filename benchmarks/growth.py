@@ -8,7 +8,7 @@ import polars as pl
 
 from benchmarks.data import clean, ingest, tokenize
 from sentiment_model.config import Columns, IngestConfig, ReviewFiles, ScoringRun, TrainingRun
-from sentiment_model.store import Store
+from sentiment_model.store.datasets import Store
 
 
 def write_copies(reviews: pl.LazyFrame, rows: int, copies: int, path: Path) -> None:
@@ -26,10 +26,12 @@ def score(path: str, bundle: str, store: str, batch_rows: int) -> dict[str, Any]
     Returns:
         `reviews` and `seconds`.
     """
-    from sentiment_model.bundle import Predictor
-    from sentiment_model.scoring import ScoringJob, files_to_score, score_shard, scoring_key, total
-    from sentiment_model.shards import cut, file_key
-    from sentiment_model.split import SPLIT, split_recipes
+    from sentiment_model.models.bundle import Predictor
+    from sentiment_model.scoring.counts import total
+    from sentiment_model.scoring.label import ScoringJob, score_shard, scoring_key
+    from sentiment_model.scoring.planning import files_to_score
+    from sentiment_model.scoring.shards import cut, file_key
+    from sentiment_model.sources.split import SPLIT, split_recipes
 
     run = ScoringRun(files=ReviewFiles(path=path), batch_rows=batch_rows, shard_rows=10_000)
     started = time.perf_counter()

@@ -16,8 +16,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.data import Split
-from sentiment_model.normalise import normalise
-from sentiment_model.vocabulary import tokens_of
+from sentiment_model.text.normalise import normalise
+from sentiment_model.text.vocabulary import tokens_of
 
 Score = Callable[[pl.Series], NDArray[np.float64]]
 """Maps raw texts to the probability of positive, or to any number in 0..1 that is at least 0.5 for positive."""

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.data import Split
-from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import TokenizeConfig
-from sentiment_model.normalise import normalise
-from sentiment_model.tokenize import encode
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.text.normalise import normalise
+from sentiment_model.text.tokenize import encode
+from sentiment_model.text.vocabulary import Vocabulary
 
 BATCH, EPOCHS, HIDDEN, EMBEDDING, LEARNING_RATE = 64, 4, 64, 100, 1e-3
 _TOKENS = TokenizeConfig()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sentiment_model.store import sha256_of
+from sentiment_model.store.datasets import sha256_of
 
 _ROLES = {"scores": ["row_id"], "quarantine": ["file", "row"]}
 """The columns that name a row, by the role of its file."""

@@ -20,7 +20,7 @@ from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.peers import PEERS
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 from sentiment_model.config import ModelConfig, TrainingRun
-from sentiment_model.metrics import Floats, Interval, WeightedMetrics, mean_interval
+from sentiment_model.evaluation.metrics import Floats, Interval, WeightedMetrics, mean_interval
 
 OURS = {
     "ours": TrainingRun(),

@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.data import tokenize
 from sentiment_model.config import TrainingRun
 from sentiment_model.settings import Settings
-from sentiment_model.store import Dataset, Store
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.store.datasets import Dataset, Store
+from sentiment_model.text.vocabulary import Vocabulary
 
 
 def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
@@ -21,7 +21,7 @@ def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
         the environment variables that lead there, which are set for this process too.
     """
     from benchmarks.speed import untrained_bundle
-    from sentiment_model.tracking import Tracker
+    from sentiment_model.registry.tracking import Tracker
 
     run = TrainingRun()
     tokens = tokenize(Store(str(folder / "store")), run.tokenize, dataset.scan(), dataset.ref.fingerprint)
@@ -37,5 +37,5 @@ def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "benchmark", name="benchmark", params={}, tags={}).run_id
     untrained_bundle(run, vocabulary, folder / "model")
-    tracker.register(folder / "model", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(folder / "model", "sentiment", run_id, promote=True, tags={})
     return settings

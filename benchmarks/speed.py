@@ -26,16 +26,16 @@ from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import run_alone
 from benchmarks.plain import PlainNetwork, PlainTrainer, plain_logits
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
 from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
-from sentiment_model.inference import predict_logits
-from sentiment_model.network import SentimentModel, SentimentNetwork
-from sentiment_model.normalise import normalise
-from sentiment_model.store import Store
-from sentiment_model.tokenize import encode
-from sentiment_model.training import train
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.models.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.inference import predict_logits
+from sentiment_model.networks.network import SentimentModel, SentimentNetwork
+from sentiment_model.store.datasets import Store
+from sentiment_model.text.normalise import normalise
+from sentiment_model.text.tokenize import encode
+from sentiment_model.text.vocabulary import Vocabulary
+from sentiment_model.training.classification import train
 
 WARMUP_STEPS = 5
 SIZES = (1, 4, 16)

@@ -10,7 +10,7 @@ from prefect.utilities.urls import url_for
 from sentiment_model.config import Config
 from sentiment_model.nested import flatten
 from sentiment_model.redaction import redacted
-from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog
+from sentiment_model.registry.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog
 
 
 def start_mlflow_run(tracker: Tracker, experiment: str, fingerprint: str, run: Config) -> TrainingRunLog:

@@ -12,12 +12,12 @@ from flows._cli import run_cli
 from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
-from sentiment_model.evaluation_job import read_evaluation
+from sentiment_model.evaluation.job import read_evaluation
+from sentiment_model.evaluation.report import METRIC_NAMES, interval
 from sentiment_model.redaction import redacted
-from sentiment_model.report import METRIC_NAMES, interval
-from sentiment_model.scoring_report import ScoringSummary
+from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
-from sentiment_model.store import open_dataset
+from sentiment_model.store.datasets import open_dataset
 
 _SAMPLES = Path(__file__).parent.parent / "data" / "samples"
 

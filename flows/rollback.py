@@ -9,8 +9,8 @@ from pydantic import Field
 
 from flows._cli import run_cli
 from sentiment_model.config import Config
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
 
 
 class Rollback(Config):
@@ -26,7 +26,7 @@ def rollback(run: Rollback) -> None:
         ModelError: there is no previous champion.
         TrackingError: MLflow cannot be reached.
     """
-    champion, previous = Tracker(Settings()).rollback(run.model_name)
+    champion, previous = Tracker(Settings()).registry.rollback(run.model_name)
     sys.stdout.write(f"{run.model_name}: champion is version {champion} now, previous is version {previous}\n")
 
 

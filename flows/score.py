@@ -5,21 +5,15 @@ Run it with ``python -m flows.score --files.path PATH``; ``--help`` lists what c
 
 import hashlib
 import sys
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
-from uuid import UUID
 
 from obstore.exceptions import BaseError
 from polars.exceptions import ComputeError
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -27,42 +21,29 @@ from prefect.runtime import flow_run
 
 from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
-from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ScoringRun
-from sentiment_model.drift import Drift, drift, unjudged
-from sentiment_model.engines import Bundle, LocalEngine, ShardWorker, WorkerLostError, default_workers, read_bundle
-from sentiment_model.errors import (
-    ConfigurationError,
-    FileAccessError,
-    ModelError,
-    NoReviewsError,
-    QualityError,
-    ScoringError,
-    SentimentError,
-    SourceError,
-    StoreError,
-)
-from sentiment_model.exports import write_csv, write_to_label
-from sentiment_model.ledger import Ledger
+from sentiment_model.errors import QualityError, ScoringError, SentimentError, SourceError
+from sentiment_model.markdown import markdown_link
 from sentiment_model.redaction import redacted
-from sentiment_model.report import markdown_link
-from sentiment_model.score_table import Receipt, ScoreTable
-from sentiment_model.scoring import Counts, ScoringJob, files_to_score, scoring_key, total
-from sentiment_model.scoring_report import (
-    ScoringSummary,
+from sentiment_model.registry.git import git_commit
+from sentiment_model.registry.tracking import Tracker, TrainingRunLog
+from sentiment_model.scoring.exports import export
+from sentiment_model.scoring.label import ScoringJob, scoring_key
+from sentiment_model.scoring.planning import open_inbox
+from sentiment_model.scoring.report import (
     drift_message,
     removed_message,
     scoring_markdown,
     scoring_metrics,
     unusable_message,
 )
-from sentiment_model.settings import Settings
-from sentiment_model.shards import Shard, file_key
+from sentiment_model.scoring.summary import Figures, ScoringSummary, count, summarise
+from sentiment_model.scoring.table import ScoreTable
+from sentiment_model.scoring.work import Work
+from sentiment_model.settings import DeviceName, Settings
 from sentiment_model.sources.columns import mapping_of
-from sentiment_model.sources.files import SourceFile
-from sentiment_model.store import store_error
-from sentiment_model.tracking import Tracker, TrainingRunLog, git_commit
-from tasks.score import fetch_model, plan, score_locally, score_with_ray
+from sentiment_model.store.datasets import store_error
+from tasks.score import FetchedModel, fetch_model, plan, score_shards
 
 DRIFT_EVENT = "sentiment.drift"
 
@@ -89,187 +70,91 @@ def score(run: ScoringRun) -> ScoringSummary:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
     settings = Settings()
-    files, unreadable, nothing = _files(run)  # first: a wrong path is known at once
+    inbox = open_inbox(run)  # first: a wrong path is known at once
     tracker = Tracker(settings)
-    model = _fetch(tracker, run.model_uri)
-    _rename(_name(run, len(files), model.version))
-    shadow = _fetch(tracker, run.shadow_uri) if run.shadow_uri else None
+    model = fetch_model(tracker, run.model_uri)
+    _rename(_name(run, len(inbox.files), model.version))
+    shadow = fetch_model(tracker, run.shadow_uri) if run.shadow_uri else None
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     with _store_errors(table.url):
-        table.recover()
-        ledger = Ledger(table)
-        planned = plan(ledger, files, run, settings.store_url)
-    pending = ledger.pending(files)
-    new = {piece.file for shard in pending for piece in shard.pieces}
-    dataset = _hash(files)
-    run_id = f"{key}-{dataset}"
-    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if new else None
-    job = ScoringJob(
-        table=table.url,
-        key=key,
+        work = Work(inbox, table, lambda ledger: plan(ledger, inbox.files, run, settings.store_url))
+    run_id = f"{key}-{_hash(inbox.files)}"
+    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if work.new else None
+    job = _job(run, work, model, shadow, log)
+    with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
+        seconds = _score(job, work, settings.device, model, shadow)
+        work.finish(run_id)
+        figures = count(work, model.version)
+        exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
+        csv, to_label = export(table.objects, run_id, exported, run, mapping_of(run.files).columns.text)
+        summary = summarise(
+            run,
+            work,
+            figures,
+            model.description,
+            model_version=model.version,
+            shadow_version=job.shadow_version,
+            seconds=seconds,
+            csv=csv,
+            to_label=to_label,
+        )
+        _report(run, summary, log, tracker)
+        _check(run, work, figures, summary)
+    return summary
+
+
+def _job(
+    run: ScoringRun, work: Work, model: FetchedModel, shadow: FetchedModel | None, log: TrainingRunLog | None
+) -> ScoringJob:
+    return ScoringJob(
+        table=work.table.url,
+        key=work.table.key,
         run=run,
-        sources=files,
-        splits=planned.splits,
+        sources=work.inbox.files,
+        splits={},
         model_version=model.version,
         shadow_version=shadow.version if shadow else None,
         metadata={
             "model_uri": run.model_uri,
             "model_version": model.version,
             "model_digest": model.description.digest,
-            "dataset": dataset,
+            "dataset": _hash(work.inbox.files),
             "prefect_flow_run": str(flow_run.id or ""),
             "mlflow_run": log.run_id if log else "",
-            "scoring_key": key,
+            "scoring_key": work.table.key,
             "code_version": git_commit() or "",
         },
     )
-    outcome = _Outcome()
-    unreadable |= planned.unreadable
-    found_before = ledger.unusable(files)
-    with (
-        tracker.active(log.run_id) if log else nullcontext(),
-        _raising(outcome, unreadable),
-        _store_errors(table.url),
-    ):
-        started = time.perf_counter()
-        while pending:
-            bundles = model.bundle, shadow and shadow.bundle
-            _score(job.model_copy(update={"splits": planned.splits}), settings, bundles, pending, outcome)
-            _cancel_broken_groups(table, outcome)
-            ledger.update(outcome.receipts.values())
-            # Pieces of cancelled shards, which may be another run's, are planned anew.
-            planned = plan(ledger, files, run, settings.store_url)
-            unreadable |= planned.unreadable
-            pending = [shard for shard in ledger.pending(files) if shard not in outcome.failures]
-        seconds = time.perf_counter() - started if outcome.tried else 0.0
-        table.recover()  # what other runs' workers left of these shards
-        if files:
-            ledger.write_manifest(run_id)
-            ledger.write_checkpoint()
-        counts, paths, removed = _figures(table, ledger, files, new, model.version)
-        counts.check_complete()
-        failures = outcome.reasons() | unreadable
-        unusable = {name: reason for name, reason in found_before.items() if name not in failures}
-        if not (failures or unusable or removed):
-            nothing = nothing or _no_rows(run, files, new, counts)
-        own = total(receipt for receipt in outcome.receipts.values() if receipt.outcome == "scored")
-        exported = [] if failures else paths  # an export of a part would be taken for the whole
-        text = mapping_of(run.files).columns.text
-        distances = drift(model.description.reference, counts.histograms)
-        too_few = unjudged(model.description.reference, counts.histograms, run.drift)
-        summary = ScoringSummary(
-            table=table.url,
-            scores=paths,
-            nothing=nothing,
-            reused=bool(files) and not new,
-            model_version=model.version,
-            shadow_version=job.shadow_version,
-            files=len(files),
-            new_files=len(new & set(files)),
-            shards=outcome.shards + len(unreadable),
-            failures=failures,
-            unusable=unusable,
-            removed=removed,
-            rows_in=counts.rows_in,
-            scored=counts.scored,
-            quarantined=counts.quarantined,
-            reasons=counts.reasons,
-            positive_share=counts.positives / max(1, counts.scored),
-            uncertain_share=counts.uncertain / max(1, counts.scored),
-            disagreement_share=counts.disagreements / max(1, counts.scored) if shadow else None,
-            unknown_share=counts.unknown / max(1, counts.tokens),
-            mean_tokens=counts.tokens / max(1, counts.scored),
-            drift=distances,
-            drifted=[] if too_few else _drifted(run, distances),
-            drift_unjudged=too_few,
-            seconds=seconds,
-            reviews_per_second=own.scored / seconds if seconds else 0.0,
-            csv=write_csv(table.objects, f"csv/{run_id}.csv", exported) if run.csv and exported else None,
-            to_label=write_to_label(
-                table.objects, f"to-label/{run_id}.csv", exported, text, run.threshold, run.to_label
-            )
-            if run.to_label and exported
-            else None,
-        )
-        _report(run, summary, log, tracker)
-        if not nothing and not (summary.reused and (removed or not _names_a_file(run, files))):
-            # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
-            if unusable:
-                raise SourceError(unusable_message(summary))
-            counts.check_quality(run.files)
-            if summary.drifted and run.drift.action == "fail":
-                raise QualityError(
-                    f"{drift_message(summary)}; the scores are published; look at them before they are used"
-                )
-    return summary
 
 
-def _figures(
-    table: ScoreTable, ledger: Ledger, files: Collection[str], new: Collection[str], version: str
-) -> tuple[Counts, list[str], int]:
-    """Return what is known of some files.
+def _score(job: ScoringJob, work: Work, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None) -> float:
+    """Score what is pending, and what that leaves to plan anew; return the seconds that took."""
+    started = time.perf_counter()
+    if not work.pending():
+        return 0.0
+    while shards := work.pending():
+        done, failed = score_shards(job.model_copy(update={"splits": work.splits}), device, model, shadow, shards)
+        work.settle(shards, done, failed)
+    return time.perf_counter() - started
 
-    Args:
-        table: where the scores are.
-        ledger: what has been done.
-        files: the files by key.
-        new: which of them to count; all where there are none.
-        version: version of the model.
 
-    Returns:
-        the counts, the paths of all files of the table with rows of these files, and the number of rows that were
-        labelled and are in the table no more, of which nothing is counted.
+def _check(run: ScoringRun, work: Work, figures: Figures, summary: ScoringSummary) -> None:
+    """Raise where what was found is not what was to be expected; the scores are published.
+
+    Raises:
+        SourceError: a file is broken, or there is no row.
+        QualityError: too many rows cannot be scored, or too much has drifted.
     """
-    to_count = {receipt.shard for receipt in ledger.scored(new)}
-    there = table.visible(version)
-    paths: list[str] = []
-    removed = 0
-
-    def counted() -> Iterator[Receipt]:
-        nonlocal removed
-        for receipt in ledger.scored(files):
-            if not there.issuperset(file.path for file in receipt.files if file.role == "scores"):
-                removed += receipt.counts["scored"]
-                continue
-            paths.extend(table.paths([receipt]))
-            if not new or receipt.shard in to_count:
-                yield receipt
-
-    return total(counted()), paths, removed
-
-
-class _Outcome:
-    """What became of the shards that this run has tried."""
-
-    def __init__(self) -> None:
-        self.tried: set[Shard] = set()
-        self.receipts: dict[str, Receipt] = {}
-        self.failures: dict[Shard, Exception] = {}
-
-    @property
-    def shards(self) -> int:
-        """How many shards there were to score; one that was cut into halves counts as these."""
-        cancelled = {shard for shard, receipt in self.receipts.items() if receipt.outcome == "cancelled"}
-        return sum(shard.id not in cancelled for shard in self.tried)
-
-    def reasons(self) -> dict[str, str]:
-        """Return why shards failed, by their name."""
-        reasons: dict[str, str] = {}
-        for shard, error in self.failures.items():
-            name = shard.name if shard.name not in reasons else f"{shard.name} ({shard.id})"
-            reasons[name] = str(error) if isinstance(error, SentimentError) else repr(error)
-        return reasons
-
-
-def _cancel_broken_groups(table: ScoreTable, outcome: _Outcome) -> None:
-    """Cancel the shards of several files that failed because of one of them, so that they are planned as halves."""
-    for shard, error in list(outcome.failures.items()):
-        if len(shard.pieces) > 1 and not isinstance(error, StoreError | ModelError | ConfigurationError):
-            del outcome.failures[shard]
-            # The claim of a lost worker on another machine looks as if it were alive.
-            if receipt := table.cancel(shard.id, in_work=isinstance(error, WorkerLostError)):
-                outcome.receipts[shard.id] = receipt
+    # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
+    known = summary.reused and (summary.removed or not work.inbox.is_one_file(str(run.files.path)))
+    if summary.nothing or known:
+        return
+    if summary.unusable:
+        raise SourceError(unusable_message(summary))
+    figures.counts.check_quality(run.files)
+    if summary.drifted and run.drift.action == "fail":
+        raise QualityError(f"{drift_message(summary)}; the scores are published; look at them before they are used")
 
 
 def _name(run: ScoringRun, files: int, version: str) -> str:
@@ -287,90 +172,6 @@ def _rename(name: str) -> None:
         context.flow_run.name = name
 
 
-def _files(run: ScoringRun) -> tuple[dict[str, SourceFile], dict[str, str], str | None]:
-    """Return the files to score by key, why others cannot be read, by name, and why there are none."""
-    files: dict[str, SourceFile] = {}
-    unreadable: dict[str, str] = {}
-    try:
-        for file in files_to_score(run):
-            try:
-                files[file_key(file)] = file
-            except FileAccessError as error:
-                unreadable[file.name] = str(error)
-    except NoReviewsError as error:
-        return {}, {}, str(error)
-    return files, unreadable, None
-
-
-def _names_a_file(run: ScoringRun, files: Mapping[str, SourceFile]) -> bool:
-    return any(file.name == Path(str(run.files.path)).name for file in files.values())
-
-
-def _no_rows(run: ScoringRun, files: Mapping[str, SourceFile], new: Collection[str], counts: Counts) -> str | None:
-    """Return why files had nothing to score, or None where they had, or where the run names the file that has not.
-
-    Who puts empty files into an inbox has nothing to mend there; who names one file expects rows of it.
-    """
-    if counts.rows_in or _names_a_file(run, files):
-        return None
-    return f"every {'new ' if new else ''}file in {run.files.path} is empty or has only a header"
-
-
-class _Model(NamedTuple):
-    """A model that was fetched from the registry."""
-
-    bundle: Bundle
-    description: ModelDescription
-    version: str
-
-
-def _fetch(tracker: Tracker, model_uri: str) -> _Model:
-    with TemporaryDirectory(prefix="sentiment-model-") as temporary:
-        folder, version = fetch_model(tracker, model_uri, Path(temporary))
-        # Loaded once here, so that a damaged model is known before workers start.
-        return _Model(read_bundle(folder), Predictor.load(folder).description, version)
-
-
-def _score(
-    job: ScoringJob,
-    settings: Settings,
-    models: tuple[Bundle, Bundle | None],
-    shards: list[Shard],
-    outcome: _Outcome,
-) -> None:
-    """Score shards on the engine, and show how far it is."""
-    progress = _Progress(len(shards), outcome.receipts)
-    outcome.tried |= set(shards)
-    if job.run.engine == "ray":
-        outcome.failures |= score_with_ray(job, settings.device, models, shards, job.run.workers, progress)
-        return
-    workers = min(job.run.workers or default_workers(settings.device), len(shards))
-    with closing(LocalEngine(partial(ShardWorker, job, settings.device, *models), workers)) as engine:
-        outcome.failures |= score_locally(engine, shards, workers, progress)
-
-
-class _Progress:
-    """A progress artifact, and a line in the log for each shard; keeps the receipts."""
-
-    def __init__(self, shards: int, receipts: dict[str, Receipt]) -> None:
-        self._shards = shards
-        self._receipts = receipts
-        self._done = 0
-        self._lock = threading.Lock()
-        created = create_progress_artifact(0.0, key="scoring-progress", description=f"Scoring {shards} shards")
-        self._artifact = created if isinstance(created, UUID) else None
-
-    def __call__(self, receipt: Receipt) -> None:
-        with self._lock:
-            self._receipts[receipt.shard] = receipt
-            self._done += 1
-            done = self._done
-        if self._artifact:
-            update_progress_artifact(self._artifact, 100 * done / self._shards)
-        rows, seconds = (receipt.counts.get(name, 0) for name in ("rows_in", "seconds"))  # a cancelled one has none
-        get_run_logger().info("Shard %d of %d: %d rows in %.1f s", done, self._shards, rows, seconds)
-
-
 @contextmanager
 def _store_errors(url: str) -> Iterator[None]:
     """Turn what a store, or the reader of its files, raises into a StoreError of one line."""
@@ -381,30 +182,16 @@ def _store_errors(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _raising(outcome: _Outcome, unreadable: dict[str, str]) -> Iterator[None]:
+def _raising(work: Work) -> Iterator[None]:
     """Raise ScoringError where shards failed: after the block, or in place of an error in it, which may be theirs."""
     try:
         yield
     except SentimentError as error:
-        if outcome.failures or unreadable:
-            raise ScoringError(_failure(outcome, unreadable)) from error
+        if failure := work.failure():
+            raise ScoringError(failure) from error
         raise
-    if outcome.failures or unreadable:
-        raise ScoringError(_failure(outcome, unreadable))
-
-
-def _failure(outcome: _Outcome, unreadable: dict[str, str]) -> str:
-    failed = len(outcome.failures)
-    what = [f"{failed} of {outcome.shards} shards failed"] if failed else []
-    what += [f"{len(unreadable)} files cannot be read"] if unreadable else []
-    (name, reason), *others = (outcome.reasons() | unreadable).items()
-    more = f" (and {len(others)} more)" if others else ""
-    published = f"the other {outcome.shards - failed} shards are published; run again to do only what is left"
-    return f"{' and '.join(what)}; {published}. {name}: {reason}{more}"
-
-
-def _drifted(run: ScoringRun, distances: dict[str, Drift]) -> list[str]:
-    return [name for name, far in distances.items() if far.psi > run.drift.max_psi or far.ks > run.drift.max_ks]
+    if failure := work.failure():
+        raise ScoringError(failure)
 
 
 def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None, tracker: Tracker) -> None:
@@ -415,7 +202,7 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
     text = scoring_markdown(
         run,
         summary,
-        markdown_link(f"version {version}", tracker.model_url(run.model_uri, version)),
+        markdown_link(f"version {version}", tracker.registry.model_url(run.model_uri, version)),
         markdown_link(f"MLflow run {log.run_id}", tracker.run_url(log.run_id)) if log else None,
     )
     create_markdown_artifact(text, key="scores", description="What was scored")
@@ -449,7 +236,7 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
             )
 
 
-def _hash(keys: dict[str, Any]) -> str:
+def _hash(keys: Collection[str]) -> str:
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:12]
 
 

@@ -9,9 +9,9 @@ from prefect import flow
 
 from flows._cli import run_cli
 from sentiment_model.config import TidyRun
-from sentiment_model.retention import Verdict
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
+from sentiment_model.upkeep.retention import Verdict
 from tasks.tidy import tidy as delete_old
 
 

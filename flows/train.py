@@ -14,14 +14,14 @@ from pydantic import BaseModel
 
 from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
-from sentiment_model.bundle import ModelDescription
 from sentiment_model.config import TrainingRun
 from sentiment_model.errors import ModelError
-from sentiment_model.evaluation import ChampionModel
+from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.models.bundle import ModelDescription
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, open_dataset
-from sentiment_model.tracking import Tracker
-from sentiment_model.training_job import TRAIN, resolve_processes, training_identity
+from sentiment_model.store.datasets import DatasetRef, open_dataset
+from sentiment_model.training.job import TRAIN, resolve_processes, training_identity
 from tasks.baseline import baseline
 from tasks.clean import clean
 from tasks.evaluate import evaluate
@@ -96,7 +96,7 @@ def train(run: TrainingRun) -> TrainingSummary:
 
 def _rival(tracker: Tracker, name: str, model: DatasetRef, folder: Path) -> ChampionModel | None:
     with open_dataset(model).local_folder() as own:
-        found = tracker.rival(name, ModelDescription.read(own).digest, folder)
+        found = tracker.registry.rival(name, ModelDescription.read(own).digest, folder)
     if found is None:
         return None
     bundle, version = found

@@ -1,5 +1,6 @@
-"""Recurrent sentiment classifier: data stages, network, training, evaluation and scoring.
+"""Recurrent sentiment classifier: data stages, networks, training, evaluation and scoring, each in a room of its own.
 
-Nothing here knows Prefect, and only :mod:`sentiment_model.tracking` and the model script it logs know MLflow,
-so every function can be used from a notebook.
+Imports go downward only: `upkeep` > `registry` > `scoring`, `evaluation` > `training` > `models` > `sources` > `text` >
+`networks`, `store` > the modules here, which know none of ours below them. Nothing knows Prefect, and only `registry`
+knows MLflow, so every function can be used from a notebook.
 """

@@ -11,10 +11,10 @@ from prefect.context import TaskRunContext
 from prefect.tasks import Task, exponential_backoff
 
 from sentiment_model.errors import SentimentError, TrackingError
+from sentiment_model.markdown import markdown_cell
 from sentiment_model.nested import flatten
 from sentiment_model.redaction import redacted
-from sentiment_model.report import markdown_cell
-from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
+from sentiment_model.store.datasets import DatasetRef, DatasetWriter, Stage, Store
 
 
 def retry_can_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

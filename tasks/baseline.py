@@ -1,7 +1,7 @@
 """The linear baseline as a Prefect task."""
 
-from sentiment_model.baseline import BASELINE, write_baseline
-from sentiment_model.store import DatasetRef, open_dataset
+from sentiment_model.evaluation.baseline import BASELINE, write_baseline
+from sentiment_model.store.datasets import DatasetRef, open_dataset
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 6 * 3600.0

@@ -1,8 +1,8 @@
 """Clean as a Prefect task."""
 
-from sentiment_model.clean import CLEAN, write_cleaned
 from sentiment_model.config import CleanConfig
-from sentiment_model.store import DatasetRef, open_dataset
+from sentiment_model.store.datasets import DatasetRef, open_dataset
+from sentiment_model.text.clean import CLEAN, write_cleaned
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 24 * 3600.0

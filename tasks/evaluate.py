@@ -5,13 +5,13 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation import ChampionModel
-from sentiment_model.evaluation_job import EVALUATE, read_evaluation, reviews_of, write_evaluation
-from sentiment_model.lineage import lineage
-from sentiment_model.report import report_markdown
+from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.evaluation.job import EVALUATE, read_evaluation, reviews_of, write_evaluation
+from sentiment_model.evaluation.report import report_markdown
+from sentiment_model.networks.device import choose_device
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, DatasetWriter, Store, open_dataset
-from sentiment_model.training import choose_device
+from sentiment_model.store.datasets import DatasetRef, DatasetWriter, Store, open_dataset
+from sentiment_model.store.lineage import lineage
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 24 * 3600.0

@@ -1,8 +1,8 @@
 """Ingest as a Prefect task."""
 
 from sentiment_model.config import IngestConfig
-from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
-from sentiment_model.store import DatasetRef
+from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
+from sentiment_model.store.datasets import DatasetRef
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 24 * 3600.0

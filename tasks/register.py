@@ -10,12 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from pydantic import BaseModel
 
-from sentiment_model.evaluation import Evaluation, Scores
-from sentiment_model.evaluation_job import read_evaluation
-from sentiment_model.gate import GateDecision
-from sentiment_model.report import markdown_cell, markdown_link
-from sentiment_model.store import Dataset, DatasetRef, open_dataset
-from sentiment_model.tracking import DATA_TAG, RegisteredVersion, Tracker, git_commit
+from sentiment_model.evaluation.evaluate import Evaluation, Scores
+from sentiment_model.evaluation.gate import GateDecision
+from sentiment_model.evaluation.job import read_evaluation
+from sentiment_model.markdown import markdown_cell, markdown_link
+from sentiment_model.registry.git import git_commit
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.registry.versions import DATA_TAG, RegisteredVersion
+from sentiment_model.store.datasets import Dataset, DatasetRef, open_dataset
 from tasks._stage import RETRIES
 
 
@@ -70,7 +72,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
     with dataset.local_folder() as folder:
         log.log_folder(folder, "evaluation")
     with open_dataset(model).local_folder() as bundle:
-        registered = tracker.register(
+        registered = tracker.registry.register(
             bundle,
             model_name,
             run_id,
@@ -123,7 +125,7 @@ def _markdown(
     yield "| rule | | why |\n| --- | --- | --- |"
     for rule in decision.rules:
         yield f"| {rule.name} | {'passed' if rule.passed else 'failed'} | {markdown_cell(rule.reason)} |"
-    yield f"\n- Model: {markdown_link(f'{name} version {version}', tracker.version_url(name, version))}"
+    yield f"\n- Model: {markdown_link(f'{name} version {version}', tracker.registry.version_url(name, version))}"
     yield f"- Metrics, report and figures: {markdown_link(f'MLflow run {run_id}', tracker.run_url(run_id))}"
 
 

@@ -1,29 +1,58 @@
-"""Batch scoring as Prefect tasks: fetch the model, cut the files into shards, score them, write what people want."""
+"""Batch scoring as Prefect tasks: fetch the model, plan the shards, score them."""
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
+from uuid import UUID
 
 from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from sentiment_model.config import ScoringRun
-from sentiment_model.engines import Bundle, LocalEngine, score_on_ray
 from sentiment_model.errors import FileAccessError, SourceError
-from sentiment_model.ledger import Ledger
-from sentiment_model.score_table import Plan, Receipt
-from sentiment_model.scoring import ScoringJob
+from sentiment_model.models.bundle import ModelDescription, Predictor
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring import planning
+from sentiment_model.scoring.engines import (
+    Bundle,
+    LocalEngine,
+    ShardWorker,
+    default_workers,
+    read_bundle,
+    score_on_ray,
+)
+from sentiment_model.scoring.label import ScoringJob
+from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.shards import Shard
+from sentiment_model.scoring.table import Receipt
 from sentiment_model.settings import DeviceName
-from sentiment_model.shards import Shard, cut
 from sentiment_model.sources.files import SourceFile
-from sentiment_model.split import SPLIT, split_recipes
-from sentiment_model.store import DatasetRef, open_dataset
-from sentiment_model.tracking import Tracker
+from sentiment_model.sources.split import SPLIT, split_recipes
+from sentiment_model.store.datasets import DatasetRef
 from tasks._stage import RETRIES, retry_can_help, run_stage
 
 _TIMEOUT_SECONDS = 7 * 24 * 3600.0
+
+
+class FetchedModel(NamedTuple):
+    """A model that was fetched from the registry.
+
+    Attributes:
+        bundle: its files.
+        description: what they say of themselves.
+        version: its version in the registry.
+    """
+
+    bundle: Bundle
+    description: ModelDescription
+    version: str
 
 
 @task(
@@ -33,31 +62,22 @@ _TIMEOUT_SECONDS = 7 * 24 * 3600.0
     **RETRIES,
     timeout_seconds=3600,
 )
-def fetch_model(tracker: Tracker, model_uri: str, destination: Path) -> tuple[Path, str]:
-    """Download a registered model; return its folder and its version.
+def fetch_model(tracker: Tracker, model_uri: str) -> FetchedModel:
+    """Download a registered model.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or it is damaged.
         TrackingError: MLflow cannot be reached.
     """
-    return tracker.fetch_bundle(model_uri, destination)
-
-
-class Planned(NamedTuple):
-    """What plans need beside the table's log.
-
-    Attributes:
-        splits: the splits that pending shards need, by the file's key.
-        unreadable: why files cannot be split, by name; they are left to another run.
-    """
-
-    splits: dict[str, DatasetRef]
-    unreadable: dict[str, str]
+    with TemporaryDirectory(prefix="sentiment-model-") as temporary:
+        folder, version = tracker.registry.fetch_bundle(model_uri, Path(temporary))
+        # Loaded once here, so that a damaged model is known before workers start.
+        return FetchedModel(read_bundle(folder), Predictor.load(folder).description, version)
 
 
 @task(name="plan", task_run_name="plan {ledger.table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
-def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> Planned:
-    """Plan the files that nobody has planned yet, and the pieces of shards that were cancelled.
+def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> planning.Planned:
+    """Plan what is not planned yet, see :func:`sentiment_model.scoring.planning.plan`.
 
     Args:
         ledger: what has been planned and done.
@@ -68,48 +88,16 @@ def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store
     Raises:
         StoreError: the store or the table cannot be written.
     """
-    splits: dict[str, DatasetRef] = {}
-    unreadable: dict[str, str] = {}
-    tried: set[str] = set()
-    while True:
-        anew = ledger.to_plan_anew()
-        new = {key: files[key] for key in ledger.unplanned(files) if files[key].name not in unreadable}
-        if not anew and not new:
-            break
-        made, failed = _split({key: file for key, file in new.items() if key not in tried}, run, store_url)
-        tried |= new.keys()
-        splits |= made
-        unreadable |= failed
-        new = {key: file for key, file in new.items() if file.name not in unreadable}
-        shards = [*anew, *cut(new, {key: open_dataset(ref) for key, ref in splits.items()}, run.shard_rows)]
-        if shards and ledger.table.append(Plan(shards=shards), ledger.plans) and new:
-            get_run_logger().info("Planned %d new files", len(new))
-        ledger.update()
-    # As the plan says, which may be another run's: with other parts, rows would be lost and doubled.
-    needed = {
-        piece.file: piece.shard_rows
-        for shard in ledger.pending(files)
-        for piece in shard.pieces
-        if piece.file in files and piece.is_split
-    }
-    splits = {key: ref for key, ref in splits.items() if needed.get(key) == run.shard_rows}
-    for key, shard_rows in needed.items():
-        if key not in splits:
-            made, failed = _split({key: files[key]}, run.model_copy(update={"shard_rows": shard_rows}), store_url)
-            splits |= made
-            unreadable |= failed
-    return Planned(splits, unreadable)
+    planned = planning.plan(ledger, files, run, partial(_split, store_url=store_url))
+    if planned.new_files:
+        get_run_logger().info("Planned %d new file%s", planned.new_files, "" if planned.new_files == 1 else "s")
+    return planned
 
 
 def _split(
-    files: Mapping[str, SourceFile], run: ScoringRun, store_url: str
+    files: Mapping[str, SourceFile], run: ScoringRun, *, store_url: str
 ) -> tuple[dict[str, DatasetRef], dict[str, str]]:
-    """Split the large text files among some files, given by key.
-
-    Returns:
-        the splits by key, and why files cannot be read, by name. A file that can, but holds nothing that can be split,
-        is in neither: who scores it will find that it is broken.
-    """
+    """Split large text files, each as a stage of its own, see :data:`sentiment_model.scoring.planning.Splitter`."""
     splits, unreadable = {}, {}
     for key, recipe in split_recipes(files, run).items():
         try:
@@ -141,7 +129,7 @@ def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
     return engine.score(shard)
 
 
-def score_locally(
+def _score_locally(
     engine: LocalEngine, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
 ) -> dict[Shard, Exception]:
     """Score shards, each as a task run of its own; return why shards failed."""
@@ -163,7 +151,7 @@ def score_locally(
     cache_policy=NO_CACHE,
     timeout_seconds=_TIMEOUT_SECONDS,
 )
-def score_with_ray(
+def _score_with_ray(
     job: ScoringJob,
     device: DeviceName,
     models: tuple[Bundle, Bundle | None],
@@ -177,3 +165,49 @@ def score_with_ray(
         ConfigurationError: Ray is not installed.
     """
     return score_on_ray(job, device, *models, shards, workers, on_done)
+
+
+def score_shards(
+    job: ScoringJob, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None, shards: list[Shard]
+) -> tuple[dict[str, Receipt], dict[Shard, Exception]]:
+    """Score shards on the engine that the job names, and show how far it is.
+
+    Args:
+        job: what the shards have in common.
+        device: where to compute.
+        model: the model.
+        shadow: the model that scores beside it.
+        shards: what to score.
+
+    Returns:
+        the receipts of the shards that are done, by the shards' ids, and why the others failed.
+    """
+    models = model.bundle, shadow.bundle if shadow else None
+    progress = _Progress(len(shards))
+    if job.run.engine == "ray":
+        return progress.receipts, _score_with_ray(job, device, models, shards, job.run.workers, progress)
+    workers = min(job.run.workers or default_workers(device), len(shards))
+    with closing(LocalEngine(partial(ShardWorker, job, device, *models), workers)) as engine:
+        return progress.receipts, _score_locally(engine, shards, workers, progress)
+
+
+class _Progress:
+    """A progress artifact, and a line in the log for each shard; keeps the receipts."""
+
+    def __init__(self, shards: int) -> None:
+        self.receipts: dict[str, Receipt] = {}
+        self._shards = shards
+        self._done = 0
+        self._lock = threading.Lock()
+        created = create_progress_artifact(0.0, key="scoring-progress", description=f"Scoring {shards} shards")
+        self._artifact = created if isinstance(created, UUID) else None
+
+    def __call__(self, receipt: Receipt) -> None:
+        with self._lock:
+            self.receipts[receipt.shard] = receipt
+            self._done += 1
+            done = self._done
+        if self._artifact:
+            update_progress_artifact(self._artifact, 100 * done / self._shards)
+        rows, seconds = (receipt.counts.get(name, 0) for name in ("rows_in", "seconds"))  # a cancelled one has none
+        get_run_logger().info("Shard %d of %d: %d rows in %.1f s", done, self._shards, rows, seconds)

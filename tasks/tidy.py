@@ -7,11 +7,11 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from sentiment_model.config import TidyRun
-from sentiment_model.report import markdown_cell
-from sentiment_model.retention import Verdict, carry_out, judge
+from sentiment_model.markdown import markdown_cell
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.store import Store
-from sentiment_model.tracking import Tracker
+from sentiment_model.store.datasets import Store
+from sentiment_model.upkeep.retention import Verdict, carry_out, judge
 from tasks._stage import RETRIES
 
 

@@ -1,8 +1,8 @@
 """Tokenize as a Prefect task."""
 
 from sentiment_model.config import TokenizeConfig
-from sentiment_model.store import DatasetRef, open_dataset
-from sentiment_model.tokenize import TOKENIZE, write_tokens
+from sentiment_model.store.datasets import DatasetRef, open_dataset
+from sentiment_model.text.tokenize import TOKENIZE, write_tokens
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 24 * 3600.0

@@ -13,12 +13,12 @@ from prefect.runtime import deployment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sentiment_model.config import ModelConfig, TrainConfig
-from sentiment_model.fitting import checkpoints
+from sentiment_model.registry.tracking import Tracker, TrainingRunLog
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetRef, DatasetWriter
-from sentiment_model.tracking import Tracker, TrainingRunLog
-from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics
-from sentiment_model.training_job import TRAIN, TrainingJob, training_identity, write_model
+from sentiment_model.store.datasets import DatasetRef, DatasetWriter
+from sentiment_model.training.fitting import checkpoints
+from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
+from sentiment_model.training.job import TRAIN, TrainingJob, training_identity, write_model
 from tasks._stage import run_stage
 
 _SECONDS_BETWEEN_UPDATES = 5.0

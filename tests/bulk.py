@@ -10,14 +10,16 @@ from pathlib import Path
 
 import polars as pl
 
-from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.reviews import QUARANTINE_SCHEMA
-from sentiment_model.score_table import Receipt, ScoreTable
-from sentiment_model.scoring import Counts, ScoringJob, files_to_score, score_shard, scoring_key, total
-from sentiment_model.shards import Shard, cut, file_key
-from sentiment_model.split import SPLIT, split_recipes
-from sentiment_model.store import Store
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.scoring.counts import Counts, total
+from sentiment_model.scoring.label import ScoringJob, score_shard, scoring_key
+from sentiment_model.scoring.planning import files_to_score
+from sentiment_model.scoring.shards import Shard, cut, file_key
+from sentiment_model.scoring.table import Receipt, ScoreTable
+from sentiment_model.sources.split import SPLIT, split_recipes
+from sentiment_model.store.datasets import Store
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA
 
 
 @dataclass

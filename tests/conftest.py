@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from sentiment_model.bundle import Predictor
+    from sentiment_model.models.bundle import Predictor
 
 # Prefect reads its settings when it is imported, so they are set before any test module imports it.
 _prefect_home = tempfile.mkdtemp(prefix="sentiment-tests-")
@@ -63,7 +63,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> "Predictor":
     """A tiny model, loaded."""
     from tiny import tiny_bundle
 
-    from sentiment_model.bundle import Predictor
+    from sentiment_model.models.bundle import Predictor
 
     folder = tmp_path_factory.mktemp("bundle")
     tiny_bundle(folder)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_model.batching import LENGTH_STEP, TokenizedReviews, plan_batches
+from sentiment_model.networks.batching import LENGTH_STEP, TokenizedReviews, plan_batches
 
 REVIEWS = st.lists(st.lists(st.integers(1, 2**31 - 1), max_size=90), min_size=1, max_size=40)
 

@@ -14,7 +14,7 @@ from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.published import Differences, differences, unpublished
 from sentiment_model.config import ModelConfig, TrainConfig, TrainingRun
-from sentiment_model.metrics import Interval
+from sentiment_model.evaluation.metrics import Interval
 
 TINY = TrainingRun(model=ModelConfig(hidden_size=4, embedding_size=8), train=TrainConfig(epochs=1, processes=1))
 

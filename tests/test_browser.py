@@ -18,9 +18,9 @@ from prefect.utilities.urls import url_for
 from servers import answers, background, free_port
 from test_register import PASS, evaluated, run_register, trained
 
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.store import Store
-from sentiment_model.tracking import Tracker
+from sentiment_model.store.datasets import Store
 
 sync_api = pytest.importorskip("playwright.sync_api")
 Browser, Locator, Page, expect = sync_api.Browser, sync_api.Locator, sync_api.Page, sync_api.expect
@@ -171,8 +171,14 @@ def test_the_artifact_leads_to_the_model_version(page: Page, servers: Servers) -
 def test_only_a_registered_version_has_a_page(servers: Servers) -> None:
     tracker = Tracker(Settings())
     page = f"{servers.mlflow}/#/models/sentiment/versions/1"
-    assert tracker.model_url("models:/sentiment@champion", "1") == tracker.model_url("models:/sentiment/1", "1") == page
-    assert tracker.model_url("models:/m-0123456789abcdef", "0123456789ab") is None  # the digest of a logged model
+    assert (
+        tracker.registry.model_url("models:/sentiment@champion", "1")
+        == tracker.registry.model_url("models:/sentiment/1", "1")
+        == page
+    )
+    assert (
+        tracker.registry.model_url("models:/m-0123456789abcdef", "0123456789ab") is None
+    )  # the digest of a logged model
 
 
 def test_the_mlflow_run_leads_to_the_prefect_run(page: Page, servers: Servers) -> None:

@@ -31,21 +31,25 @@ from tiny import tiny_bundle
 
 import flows.score
 from flows._cli import run_cli
-from flows.score import _Outcome, _raising, score
-from sentiment_model.bundle import Predictor
+from flows.score import _raising, score
 from sentiment_model.config import DriftConfig, IngestConfig, ScoringRun
-from sentiment_model.delta import append_to_delta
-from sentiment_model.drift import EDGES, add, drift, histograms
-from sentiment_model.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
 from sentiment_model.errors import QualityError, ScoringError, SourceError, StoreError
-from sentiment_model.ingest import write_reviews
-from sentiment_model.score_table import Receipt, ScoreTable, Staging
-from sentiment_model.scoring import score_shard
-from sentiment_model.scoring_report import ScoringSummary, _failed
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.models.drift import EDGES, add, drift, histograms
+from sentiment_model.registry.git import git_commit
+from sentiment_model.registry.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog
+from sentiment_model.scoring.delta import append_to_delta
+from sentiment_model.scoring.engines import LocalEngine, ShardWorker, WorkerLostError, read_bundle, score_on_ray
+from sentiment_model.scoring.label import score_shard
+from sentiment_model.scoring.planning import Inbox, Planned
+from sentiment_model.scoring.report import _failed
+from sentiment_model.scoring.shards import Piece, Shard, halves
+from sentiment_model.scoring.summary import ScoringSummary
+from sentiment_model.scoring.table import Receipt, ScoreTable, Staging
+from sentiment_model.scoring.work import Work
 from sentiment_model.settings import Settings
-from sentiment_model.shards import Piece, Shard, halves
-from sentiment_model.store import DatasetWriter
-from sentiment_model.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog, git_commit
+from sentiment_model.sources.ingest import write_reviews
+from sentiment_model.store.datasets import DatasetWriter
 
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
 
@@ -197,9 +201,9 @@ import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from functools import partial
 from pathlib import Path
 from bulk import prepare
-from sentiment_model.bundle import Predictor
+from sentiment_model.models.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.engines import LocalEngine, ShardWorker, read_bundle
+from sentiment_model.scoring.engines import LocalEngine, ShardWorker, read_bundle
 import os
 bundle = Path({str(tmp_path / "bundle")!r})
 if __name__ == "__main__":
@@ -373,7 +377,7 @@ def champion(settings_in: Path, prefect_server: None) -> Tracker:
         reference = histograms(validated)
         tiny_bundle(settings_in / f"bundle{seed}", seed=seed, reference=reference)
         run_id = tracker.start_run("sentiment", f"fp{seed}", name="test", params={}, tags={}).run_id
-        tracker.register(settings_in / f"bundle{seed}", "sentiment", run_id, promote=promote, tags={})
+        tracker.registry.register(settings_in / f"bundle{seed}", "sentiment", run_id, promote=promote, tags={})
     return tracker
 
 
@@ -487,23 +491,22 @@ def test_a_file_that_cannot_be_read_now_is_left_to_another_run(champion: Tracker
     assert (summary.shards, summary.scored) == (1, 10)
 
 
-def outcome_of(*failures: tuple[str, Exception]) -> _Outcome:
-    outcome = _Outcome()
+def work_of(folder: Path, *failures: tuple[str, Exception]) -> Work:
+    work = Work(Inbox({}, {}, None), ScoreTable(str(folder), "key"), lambda _: Planned({}, {}, 0))
     for name, error in failures:
-        shard = Shard(name=name, pieces=(Piece(file=name, name=name),))
-        outcome.tried |= {shard, Shard(name="other", pieces=(Piece(file="other", name="other"),))}
-        outcome.failures[shard] = error
-    return outcome
+        shard, other = (Shard(name=each, pieces=(Piece(file=each, name=each),)) for each in (name, "other"))
+        work.settle([shard, other], {}, {shard: error})
+    return work
 
 
-def test_what_fails_after_shards_failed_does_not_hide_them() -> None:
+def test_what_fails_after_shards_failed_does_not_hide_them(tmp_path: Path) -> None:
     with (
         pytest.raises(ScoringError, match=r"1 of 2 shards failed.*a\.csv: no text") as raised,
-        _raising(outcome_of(("a.csv", SourceError("no text"))), {}),
+        _raising(work_of(tmp_path, ("a.csv", SourceError("no text")))),
     ):
         raise StoreError("the disk is gone")
     assert isinstance(raised.value.__cause__, StoreError)
-    with pytest.raises(StoreError, match="gone"), _raising(outcome_of(), {}):
+    with pytest.raises(StoreError, match="gone"), _raising(work_of(tmp_path)):
         raise StoreError("the disk is gone")
 
 
@@ -523,7 +526,7 @@ def stop_before_scoring(monkeypatch: pytest.MonkeyPatch, run: ScoringRun) -> Non
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(flows.score, "_score", killed)
+        patch.setattr(flows.score, "score_shards", killed)
         with pytest.raises(KilledError):
             score(run)
 
@@ -648,7 +651,7 @@ def test_labels_come_back_as_a_source(inbox: Path, tmp_path: Path, champion: Tra
 
 
 def test_csv_is_safe_to_open(tmp_path: Path, predictor: Predictor, settings_in: Path) -> None:
-    from sentiment_model.exports import write_csv
+    from sentiment_model.scoring.exports import write_csv
 
     (tmp_path / "in").mkdir()
     texts = [

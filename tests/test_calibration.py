@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sentiment_model.calibration import fit_temperature
 from sentiment_model.errors import QualityError
+from sentiment_model.training.calibration import fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_model.clean import CLEAN_SCHEMA, write_cleaned
 from sentiment_model.config import CleanConfig
 from sentiment_model.errors import QualityError
-from sentiment_model.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA
-from sentiment_model.store import DatasetWriter
+from sentiment_model.store.datasets import DatasetWriter
+from sentiment_model.text.clean import CLEAN_SCHEMA, write_cleaned
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA
 
 Row = tuple[str, int | None, str]  # text, label, source
 

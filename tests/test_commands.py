@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from test_documents import DOCUMENTS, name_of
 from tiny import tiny_bundle, tiny_reviews
 
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 RUN_HERE = re.compile(r"\.venv/bin/(python -m flows\.|mlflow )")
@@ -84,7 +84,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny_bundle(tmp_path / f"bundle-{seed}", seed)
         run_id = tracker.start_run("sentiment", f"fp-{seed}", name="test", params={}, tags={}).run_id
         compared_with = str(seed) if seed else None
-        tracker.register(
+        tracker.registry.register(
             tmp_path / f"bundle-{seed}", "sentiment", run_id, promote=seed < 2, tags={}, compared_with=compared_with
         )
     return tmp_path

@@ -10,15 +10,15 @@ from test_network import CELLS, LENGTHS, layer_of, random_batch, slow_layer
 from test_training import MODEL, TRAIN, VALIDATION, VOCABULARY, Recorder, assert_same_weights, run
 from torch import Tensor, nn
 
-from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import Cell, ModelConfig, TrainConfig
-from sentiment_model.fitting import fit_model
-from sentiment_model.inference import autocast, predict_logits
-from sentiment_model.language_model import LanguageModel
-from sentiment_model.mingru import MinGRULayer
-from sentiment_model.network import Encoder, SentimentNetwork
-from sentiment_model.qrnn import QRNNLayer
-from sentiment_model.training import choose_device
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.device import choose_device
+from sentiment_model.networks.inference import autocast, predict_logits
+from sentiment_model.networks.mingru import MinGRULayer
+from sentiment_model.networks.network import Encoder, SentimentNetwork
+from sentiment_model.networks.qrnn import QRNNLayer
+from sentiment_model.training.fitting import fit_model
+from sentiment_model.training.language_model import LanguageModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

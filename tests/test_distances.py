@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_model.drift import EDGES, add, drift, histograms
+from sentiment_model.models.drift import EDGES, add, drift, histograms
 
 ROWS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(1, 30_000), st.floats(0, 1)).map(

@@ -9,12 +9,13 @@ from bulk import run_on
 from tiny import tiny_bundle
 
 from flows.score import score
-from sentiment_model.bundle import Predictor
 from sentiment_model.config import DriftConfig
-from sentiment_model.drift import Histograms, drift, histograms, unjudged
-from sentiment_model.scoring_report import ScoringSummary, scoring_markdown
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.models.drift import Histograms, drift, histograms, unjudged
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring.report import scoring_markdown
+from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
 
 CONFIG = DriftConfig()
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
@@ -69,7 +70,7 @@ def test_the_flow_warns_of_drift_but_not_of_chance(
     tiny_bundle(settings_in / "model", reference=histograms(validation))
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.register(settings_in / "model", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(settings_in / "model", "sentiment", run_id, promote=True, tags={})
     reviews(0, 1000, longest).write_csv(settings_in / "reviews.csv")
     run = run_on(settings_in / "reviews.csv", workers=1)
     summary: ScoringSummary = score(run)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from sentiment_model.checkpoint import save_checkpoint
-from sentiment_model.objects import Objects
-from sentiment_model.store import MANIFEST, DatasetWriter, Stage, Store
+from sentiment_model.store.datasets import MANIFEST, DatasetWriter, Stage, Store
+from sentiment_model.store.objects import Objects
+from sentiment_model.training.checkpoint import save_checkpoint
 
 
 class Disk:

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 from pydantic_settings import CliApp
 
-from sentiment_model import baseline as baseline_module
-from sentiment_model.baseline import BASELINE, write_baseline
 from sentiment_model.config import EvaluateConfig, TrainingRun
 from sentiment_model.errors import ConfigurationError, QualityError
-from sentiment_model.evaluation import Evaluation, evaluate_model
-from sentiment_model.lineage import StageRecord, lineage, training_command
-from sentiment_model.slices import slice_names
-from sentiment_model.store import Dataset, DatasetWriter, Stage, Store
+from sentiment_model.evaluation import baseline as baseline_module
+from sentiment_model.evaluation.baseline import BASELINE, write_baseline
+from sentiment_model.evaluation.evaluate import Evaluation, evaluate_model
+from sentiment_model.evaluation.slices import slice_names
+from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
+from sentiment_model.store.lineage import StageRecord, lineage, training_command
 
 CONFIG = EvaluateConfig(bootstrap_samples=100, mistakes=3)
 

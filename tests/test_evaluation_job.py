@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny import WORDS, epoch_metrics, tiny_bundle
 
-from sentiment_model.bundle import Predictor
-from sentiment_model.calibration import fit_temperature
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation import ChampionModel
-from sentiment_model.evaluation_job import EVALUATE, read_evaluation, write_evaluation
-from sentiment_model.store import DatasetWriter, Store
-from sentiment_model.training_job import HISTORY
+from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.evaluation.job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.store.datasets import DatasetWriter, Store
+from sentiment_model.training.calibration import fit_temperature
+from sentiment_model.training.job import HISTORY
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,13 @@ import pytest
 from bulk import prepare, run_on
 
 from benchmarks.proxy import FAULTS, Fault, FaultyStore, faulty_store
-from sentiment_model import ledger as ledger_module
-from sentiment_model.bundle import Predictor
-from sentiment_model.ledger import Ledger
-from sentiment_model.objects import Objects
-from sentiment_model.score_table import Plan, ScoreTable
-from sentiment_model.scoring import score_shard, total
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.scoring import ledger as ledger_module
+from sentiment_model.scoring.counts import total
+from sentiment_model.scoring.label import score_shard
+from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.table import Plan, ScoreTable
+from sentiment_model.store.objects import Objects
 
 ROWS, QUARANTINED = 720, 1
 _FAST = {("unheard", "parquet"), ("lose", "delta")}

@@ -10,13 +10,14 @@ import pytest
 import torch
 from test_training_job import CONFIG, MODEL, split
 
-from sentiment_model.batching import TokenizedReviews, plan_batches
-from sentiment_model.calibration import fit_temperature
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import QualityError
-from sentiment_model.fitting import FittedModel, PhaseObserver, checkpoints, fit_model, student_of
-from sentiment_model.network import SentimentNetwork
-from sentiment_model.training import Phase, PretrainingMetrics, TrainingResult, train
+from sentiment_model.networks.batching import TokenizedReviews, plan_batches
+from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.training.calibration import fit_temperature
+from sentiment_model.training.classification import TrainingResult, train
+from sentiment_model.training.fitting import FittedModel, PhaseObserver, checkpoints, fit_model, student_of
+from sentiment_model.training.history import Phase, PretrainingMetrics
 
 CPU = torch.device("cpu")
 WORDS = 40
@@ -99,7 +100,7 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
         calls.append((reviews, arguments[2], dict(options["pretrained"]), result))
         return result
 
-    monkeypatch.setattr("sentiment_model.fitting.train", recorded)
+    monkeypatch.setattr("sentiment_model.training.fitting.train", recorded)
     fitted = fit(tmp_path / "taught", NO_LABELS, epochs=12)
     (labelled, deep, nothing, teacher), (taught, small, start, _) = calls
     assert labelled is TRAIN

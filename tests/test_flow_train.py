@@ -22,13 +22,13 @@ from tiny import REVIEWS, tiny_reviews, tiny_training
 from flows._mlflow import start_mlflow_run
 from flows.score import score
 from flows.train import TrainingSummary, train
-from sentiment_model.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
-from sentiment_model.evaluation_job import read_evaluation
-from sentiment_model.lineage import training_command
+from sentiment_model.evaluation.job import read_evaluation
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.registry.tracking import FLOW_RUN_TAG, Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.store import open_dataset
-from sentiment_model.tracking import FLOW_RUN_TAG, Tracker
+from sentiment_model.store.datasets import open_dataset
+from sentiment_model.store.lineage import training_command
 
 STATES = {"crashed": Crashed, "cancelled": Cancelled, "running": Running}
 
@@ -159,7 +159,7 @@ def test_profiles_that_learn_from_unlabelled_reviews(
 
 KILLED = """
 import os, signal, sys
-import sentiment_model.training as training
+import sentiment_model.training.loop as training
 take_step = training._Trainer._step
 def step(self, *batch):
     if self.progress.step == int(sys.argv[2]):

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from sentiment_model.config import GateConfig
-from sentiment_model.evaluation import ChampionComparison, Evaluation, Scores, SliceScore
-from sentiment_model.gate import GateDecision, RuleResult, decide
-from sentiment_model.metrics import METRICS, Interval
+from sentiment_model.evaluation.evaluate import ChampionComparison, Evaluation, Scores, SliceScore
+from sentiment_model.evaluation.gate import GateDecision, RuleResult, decide
+from sentiment_model.evaluation.metrics import METRICS, Interval
 
 
 def scores(accuracy: float) -> Scores:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sentiment_model.batching import TokenizedReviews
 from sentiment_model.config import Cell, ModelConfig
-from sentiment_model.inference import autocast, predict_logits
-from sentiment_model.network import SentimentNetwork
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.inference import autocast, predict_logits
+from sentiment_model.networks.network import SentimentNetwork
 
 VOCABULARY = 40
 

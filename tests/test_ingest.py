@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sentiment_model import ingest as ingest_module
-from sentiment_model import parts
 from sentiment_model.config import Columns, IngestConfig
 from sentiment_model.errors import QualityError, SourceError
-from sentiment_model.ingest import INGEST, source_fingerprints, write_reviews
-from sentiment_model.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA
+from sentiment_model.sources import ingest as ingest_module
+from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.sources.unify import moment
-from sentiment_model.store import DatasetWriter, Store, open_dataset
+from sentiment_model.store import parts
+from sentiment_model.store.datasets import DatasetWriter, Store, open_dataset
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA
 
 
 def ingest(tmp_path, **options):

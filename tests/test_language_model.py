@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sentiment_model import language_model
-from sentiment_model.batching import TokenizedReviews, plan_batches
 from sentiment_model.config import Cell, ModelConfig, TrainConfig
-from sentiment_model.language_model import LanguageModel, _SampledSoftmax, pretrain
-from sentiment_model.network import Encoder
-from sentiment_model.training import EpochMetrics, PretrainingMetrics
+from sentiment_model.networks.batching import TokenizedReviews, plan_batches
+from sentiment_model.networks.network import Encoder
+from sentiment_model.training import language_model
+from sentiment_model.training.history import EpochMetrics, PretrainingMetrics
+from sentiment_model.training.language_model import LanguageModel, _SampledSoftmax, pretrain
 
 CPU = torch.device("cpu")
 WORDS = 30

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sentiment_model import ledger as ledger_module
 from sentiment_model.errors import StoreError
-from sentiment_model.ledger import Ledger
-from sentiment_model.objects import Objects
-from sentiment_model.score_table import Plan, PublishedFile, Receipt, ScoreTable
-from sentiment_model.shards import Piece, Shard, halves
+from sentiment_model.scoring import ledger as ledger_module
+from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.shards import Piece, Shard, halves
+from sentiment_model.scoring.table import Plan, PublishedFile, Receipt, ScoreTable
+from sentiment_model.store.objects import Objects
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ import polars as pl
 import torch
 
 from sentiment_model.config import ModelConfig, TrainConfig
-from sentiment_model.fitting import fit_model
-from sentiment_model.parts import PartWriter
-from sentiment_model.store import DatasetWriter
-from sentiment_model.tokenize import TOKEN_SCHEMA, read_tokens
+from sentiment_model.training.fitting import fit_model
+from sentiment_model.store.parts import PartWriter
+from sentiment_model.store.datasets import DatasetWriter
+from sentiment_model.text.tokenize import TOKEN_SCHEMA, read_tokens
 
 WORDS, LENGTH = 1000, 250
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from sentiment_model import metrics
-from sentiment_model.metrics import (
+from sentiment_model.evaluation import metrics
+from sentiment_model.evaluation.metrics import (
     METRICS,
     Floats,
     Interval,

@@ -10,8 +10,8 @@ from servers import answers, background, free_port
 from tiny import tiny_bundle
 
 from sentiment_model.errors import TrackingError
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_with_a_password_models_are_registered_and_fetched(
     digest = tiny_bundle(settings_in / "bundle").digest
     tracker = Tracker(settings)
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
     (settings_in / "fetched").mkdir()
-    assert tracker.fetch_bundle("models:/sentiment@champion", settings_in / "fetched")[1] == "1"
-    assert tracker.rival("sentiment", digest, settings_in) is None
+    assert tracker.registry.fetch_bundle("models:/sentiment@champion", settings_in / "fetched")[1] == "1"
+    assert tracker.registry.rival("sentiment", digest, settings_in) is None

@@ -15,9 +15,10 @@ import pytest
 from mlflow.models import Model
 from tiny import tiny_bundle
 
-from sentiment_model.bundle import Predictor
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.registry.versions import inference_requirements
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker, inference_requirements
 
 TEXTS = ["A good film, <br />great!", "awful , not that good", "“bad” film"]
 
@@ -36,7 +37,7 @@ def predictor(settings_in: Path) -> Predictor:
     tiny_bundle(settings_in / "bundle")
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
     return Predictor.load(settings_in / "bundle")
 
 
@@ -103,14 +104,14 @@ def test_what_is_logged_with_the_model(settings_in: Path, predictor: Predictor) 
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
         "pyfunc_model.py",
-        "code/sentiment_model/bundle.py",
+        "code/sentiment_model/models/bundle.py",
         "artifacts/bundle/weights.safetensors",
     } <= files
     assert not {path for path in files if path.endswith((".pkl", ".pickle", ".pt", ".pyc"))}
 
 
 def test_the_requirements_are_what_the_model_imports() -> None:
-    script = "import sys, json, sentiment_model.bundle; print(json.dumps(list(sys.modules)))"
+    script = "import sys, json, sentiment_model.models.bundle; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     modules = {name.partition(".")[0] for name in json.loads(done.stdout)}
     distributions = packages_distributions()

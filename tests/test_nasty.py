@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_sources import NASTY, SAMPLES
 
-from sentiment_model.bundle import Predictor
 from sentiment_model.config import IngestConfig
 from sentiment_model.errors import QualityError
-from sentiment_model.ingest import write_reviews
-from sentiment_model.store import DatasetWriter
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.sources.ingest import write_reviews
+from sentiment_model.store.datasets import DatasetWriter
 
 Rows = dict[tuple[str, int], str]
 """Something about each row, by file and number."""

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sentiment_model import qrnn
 from sentiment_model.config import Cell, ModelConfig, Pooling
-from sentiment_model.mingru import MinGRULayer
-from sentiment_model.network import (
+from sentiment_model.networks import qrnn
+from sentiment_model.networks.mingru import MinGRULayer
+from sentiment_model.networks.network import (
     Direction,
     SentimentNetwork,
     SequenceDropout,
     StandardLayer,
     reverse_within_lengths,
 )
-from sentiment_model.qrnn import QRNNLayer
-from sentiment_model.scan import scan
+from sentiment_model.networks.qrnn import QRNNLayer
+from sentiment_model.networks.scan import scan
 
 CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru", "qrnn")
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])

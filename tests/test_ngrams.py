@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import torch
 
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.calibration import fit_combination, fit_temperature
 from sentiment_model.errors import QualityError
-from sentiment_model.inference import predict_logits
-from sentiment_model.naive_bayes import fit_ngrams
-from sentiment_model.ngrams import BUCKETS, HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.inference import predict_logits
+from sentiment_model.networks.ngrams import BUCKETS, HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
+from sentiment_model.training.calibration import fit_combination, fit_temperature
+from sentiment_model.training.naive_bayes import fit_ngrams
 
 CPU = torch.device("cpu")
 
@@ -155,7 +155,7 @@ def test_too_many_tokens_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [[2, 3], [4, 3]] * 50
     labels = [1, 0] * 50
     whole = fit_ngrams(reviews(ids, labels), 2)
-    monkeypatch.setattr("sentiment_model.naive_bayes.MAX_TOKENS", 70)  # every third review
+    monkeypatch.setattr("sentiment_model.training.naive_bayes.MAX_TOKENS", 70)  # every third review
     thinned = fit_ngrams(reviews(ids, labels), 2)
     by_hand = fit_ngrams(reviews(ids[::3], labels[::3]), 2)
     assert thinned.weight.equal(by_hand.weight)

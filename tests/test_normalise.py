@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentiment_model.normalise import normalise
+from sentiment_model.text.normalise import normalise
 
 MARKUP = [
     "<",

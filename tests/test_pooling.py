@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sentiment_model.pooling import masked_max, masked_mean
+from sentiment_model.networks.pooling import masked_max, masked_mean
 
 Pool = Callable[[Tensor, Tensor], Tensor]
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])

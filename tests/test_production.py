@@ -24,8 +24,8 @@ from servers import ROOT, answers, background, free_port, object_store, wait_for
 from tiny import tiny_reviews, tiny_training
 
 from sentiment_model.errors import TrackingError
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.tracking import Tracker
 
 UNITS = ROOT / "deploy" / "systemd"
 AUTH = ("sentiment", "change-me-prefect")

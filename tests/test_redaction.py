@@ -15,12 +15,13 @@ from flows._cli import run_cli
 from flows.train import train
 from sentiment_model.config import ScoringRun, TrainingRun
 from sentiment_model.errors import StoreError, TrackingError
+from sentiment_model.markdown import markdown_cell, markdown_link
 from sentiment_model.redaction import redacted
-from sentiment_model.report import markdown_cell, markdown_link
-from sentiment_model.scoring_report import ScoringSummary, scoring_markdown
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring.report import scoring_markdown
+from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetWriter, Stage
-from sentiment_model.tracking import Tracker
+from sentiment_model.store.datasets import DatasetWriter, Stage
 from tasks._stage import run_stage
 
 PASSWORD = "s3cr:et/w@rd"

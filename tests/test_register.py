@@ -13,17 +13,18 @@ from prefect import flow
 from servers import newest_artifact
 from tiny import epoch_metrics, tiny_bundle
 
-from sentiment_model.baseline import BASELINE
-from sentiment_model.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
-from sentiment_model.clean import CLEAN
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation import ChampionModel
-from sentiment_model.evaluation_job import EVALUATE, read_evaluation, reviews_of, write_evaluation
-from sentiment_model.lineage import StageRecord
+from sentiment_model.evaluation.baseline import BASELINE
+from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.evaluation.job import EVALUATE, read_evaluation, reviews_of, write_evaluation
+from sentiment_model.models.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription
+from sentiment_model.registry.git import git_commit
+from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
-from sentiment_model.store import Dataset, DatasetRef, DatasetWriter, Store, open_dataset
-from sentiment_model.tracking import Tracker, git_commit
-from sentiment_model.training_job import HISTORY, TRAIN
+from sentiment_model.store.datasets import Dataset, DatasetRef, DatasetWriter, Store, open_dataset
+from sentiment_model.store.lineage import StageRecord
+from sentiment_model.text.clean import CLEAN
+from sentiment_model.training.job import HISTORY, TRAIN
 from tasks.evaluate import evaluate
 from tasks.register import Registration, register
 
@@ -142,7 +143,7 @@ def test_what_a_person_rolled_back_stays_back(store: Store, client: MlflowClient
     first, second = trained(store, 1), trained(store, 2)
     run_register(first, evaluated(store, first, PASS))
     run_register(second, evaluated(store, second, PASS, first))
-    Tracker(Settings()).rollback("sentiment")
+    Tracker(Settings()).registry.rollback("sentiment")
     done = run_register(second, evaluated(store, second, PASS, first))
     assert not done.promoted
     assert done.reason.startswith("Not promoted: version 2 was rolled back on")

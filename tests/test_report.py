@@ -9,11 +9,11 @@ from test_evaluation import evaluate, held_out, records
 from tiny import epoch_metrics
 
 from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
-from sentiment_model.evaluation import Evaluation
-from sentiment_model.figures import figures
-from sentiment_model.gate import decide
-from sentiment_model.lineage import StageRecord
-from sentiment_model.report import METRIC_NAMES, report_html, report_markdown
+from sentiment_model.evaluation.evaluate import Evaluation
+from sentiment_model.evaluation.figures import figures
+from sentiment_model.evaluation.gate import decide
+from sentiment_model.evaluation.report import METRIC_NAMES, report_html, report_markdown
+from sentiment_model.store.lineage import StageRecord
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> | a *pipe* ![](http://evil.example/y.png)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}

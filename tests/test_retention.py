@@ -20,11 +20,11 @@ from flows._cli import run_cli
 from flows.tidy import tidy
 from sentiment_model.config import TidyRun
 from sentiment_model.errors import StoreError
-from sentiment_model.retention import Verdict, carry_out, judge
-from sentiment_model.score_table import Receipt, ScoreTable
+from sentiment_model.registry.tracking import FINGERPRINT_TAG, Tracker
+from sentiment_model.scoring.table import Receipt, ScoreTable
 from sentiment_model.settings import Settings
-from sentiment_model.store import MANIFEST, Dataset, DatasetRef, DatasetWriter, Stage, Store
-from sentiment_model.tracking import FINGERPRINT_TAG, Tracker
+from sentiment_model.store.datasets import MANIFEST, Dataset, DatasetRef, DatasetWriter, Stage, Store
+from sentiment_model.upkeep.retention import Verdict, carry_out, judge
 
 MAKES = {"clean": "ingest", "tokenize": "clean", "train": "tokenize", "evaluate": "train"}
 NOW = datetime.now(UTC)
@@ -258,10 +258,10 @@ import os, signal
 from datetime import UTC, datetime
 import obstore
 from sentiment_model.config import TidyRun
-from sentiment_model.retention import carry_out, judge
+from sentiment_model.upkeep.retention import carry_out, judge
 from sentiment_model.settings import Settings
-from sentiment_model.store import Store
-from sentiment_model.tracking import Tracker
+from sentiment_model.store.datasets import Store
+from sentiment_model.registry.tracking import Tracker
 delete, left = obstore.delete, [{deletions}]
 def delete_some(*arguments):
     delete(*arguments)

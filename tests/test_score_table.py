@@ -19,16 +19,16 @@ from obstore.exceptions import GenericError
 from servers import object_store
 from tiny import tiny_bundle
 
-from sentiment_model import claims as claims_module
-from sentiment_model import score_table
-from sentiment_model.bundle import Predictor
-from sentiment_model.claims import Claim
 from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.errors import SourceError, StoreError
-from sentiment_model.objects import Objects
-from sentiment_model.score_table import Plan, Receipt, ScoreTable
-from sentiment_model.scoring import score_shard
-from sentiment_model.shards import Piece, Shard
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.scoring import claims as claims_module
+from sentiment_model.scoring import table as score_table
+from sentiment_model.scoring.claims import Claim
+from sentiment_model.scoring.label import score_shard
+from sentiment_model.scoring.shards import Piece, Shard
+from sentiment_model.scoring.table import Plan, Receipt, ScoreTable
+from sentiment_model.store.objects import Objects
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def child(program: str) -> Iterator["subprocess.Popen[str]"]:
 
 def taking(table: ScoreTable) -> str:
     return f"""
-from sentiment_model.score_table import ScoreTable
+from sentiment_model.scoring.table import ScoreTable
 claim = ScoreTable({table.url!r}, "k")._claims("s").take()
 assert claim
 """
@@ -281,7 +281,7 @@ def test_containers_with_one_host_name_do_not_void_each_other(tmp_path: Path) ->
     if subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
         pytest.skip("needs the right to make a PID namespace")
     look = f"""
-from sentiment_model.score_table import ScoreTable
+from sentiment_model.scoring.table import ScoreTable
 claims = ScoreTable({table.url!r}, "k")._claims("s")
 print(claims.last().is_void(), claims.take())
 """
@@ -405,10 +405,10 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from bulk import prepare
-from sentiment_model.bundle import Predictor
+from sentiment_model.models.bundle import Predictor
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.scoring import score_shard
-from sentiment_model.score_table import ScoreTable
+from sentiment_model.scoring.label import score_shard
+from sentiment_model.scoring.table import ScoreTable
 predictor = Predictor.load(Path({bundle!r}))
 run = ScoringRun(files=ReviewFiles(path={inbox!r}), shard_rows={shard_rows}, batch_rows=64)
 job, shards = prepare({table!r}, predictor, run)

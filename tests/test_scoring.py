@@ -18,15 +18,16 @@ from tiny import tiny_bundle
 
 from flows._cli import run_cli
 from flows.score import score
-from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.config import Columns, ScoringRun
 from sentiment_model.errors import ModelError, QualityError, SentimentError, SourceError, StoreError
-from sentiment_model.report import markdown_cell
-from sentiment_model.scoring import files_to_score, scoring_key
-from sentiment_model.scoring_report import ScoringSummary
+from sentiment_model.markdown import markdown_cell
+from sentiment_model.models.bundle import VOCABULARY, Predictor
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring.label import scoring_key
+from sentiment_model.scoring.planning import files_to_score
+from sentiment_model.scoring.shards import file_key
+from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
-from sentiment_model.shards import file_key
-from sentiment_model.tracking import Tracker
 
 TEXTS = [
     "A good film, <br />great!",
@@ -251,7 +252,7 @@ def champion(settings_in: Path, prefect_server: None) -> Path:
     tiny_bundle(settings_in / "bundle")
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
     (weights,) = (settings_in / "artifacts").rglob("weights.safetensors")
     return weights.parent
 

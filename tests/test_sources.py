@@ -22,8 +22,8 @@ from polars.testing import assert_frame_equal
 
 from sentiment_model.config import Columns, ReviewFiles
 from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.reviews import QUARANTINE_SCHEMA
 from sentiment_model.sources.files import list_files, read_batches, usable_text
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA
 
 SAMPLES = Path(__file__).parent.parent / "data" / "samples"
 

@@ -10,9 +10,9 @@ import pytest
 
 from sentiment_model.config import IngestConfig
 from sentiment_model.errors import SourceError
-from sentiment_model.ingest import source_fingerprints, write_reviews
 from sentiment_model.sources import aclimdb
-from sentiment_model.store import DatasetWriter
+from sentiment_model.sources.ingest import source_fingerprints, write_reviews
+from sentiment_model.store.datasets import DatasetWriter
 
 REVIEWS = {
     "train/pos/0_9.txt": "A delight from the first shot to the last.",

@@ -11,9 +11,9 @@ from servers import object_store
 
 from sentiment_model.config import Columns, IngestConfig
 from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.ingest import source_fingerprints, write_reviews
 from sentiment_model.sources.files import list_files
-from sentiment_model.store import DatasetWriter
+from sentiment_model.sources.ingest import source_fingerprints, write_reviews
+from sentiment_model.store.datasets import DatasetWriter
 
 TIDY = Path(__file__).parent.parent / "data" / "samples" / "tidy"
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from sentiment_model.errors import StoreError
-from sentiment_model.store import MANIFEST, Dataset, DatasetWriter, Stage, Store, open_dataset
+from sentiment_model.store.datasets import MANIFEST, Dataset, DatasetWriter, Stage, Store, open_dataset
 
 STAGE = Stage("squares", 1)
 
@@ -88,7 +88,7 @@ def test_a_killed_writer_leaves_nothing_readable(store: Store) -> None:
     program = f"""
 import os, signal
 import polars as pl
-from sentiment_model.store import Stage, Store
+from sentiment_model.store.datasets import Stage, Store
 def write(writer):
     pl.DataFrame({{"x": [1]}}).write_parquet(writer.file("part-00000.parquet"))
     os.kill(os.getpid(), signal.SIGKILL)

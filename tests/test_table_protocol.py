@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sentiment_model import ledger as ledger_module
-from sentiment_model import score_table
-from sentiment_model.claims import Claim
-from sentiment_model.ledger import Ledger
-from sentiment_model.objects import Objects, StoredObject
-from sentiment_model.score_table import Plan, Receipt, ScoreTable
-from sentiment_model.shards import Piece, Shard
-from sentiment_model.store import sha256_of
+from sentiment_model.scoring import ledger as ledger_module
+from sentiment_model.scoring import table as score_table
+from sentiment_model.scoring.claims import Claim
+from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.shards import Piece, Shard
+from sentiment_model.scoring.table import Plan, Receipt, ScoreTable
+from sentiment_model.store.datasets import sha256_of
+from sentiment_model.store.objects import Objects, StoredObject
 
 KEYS = ("one", "other")
 ROWS = 3  # of each file

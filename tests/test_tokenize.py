@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.clean import SPLITS
 from sentiment_model.config import TokenizeConfig
-from sentiment_model.normalise import normalise
-from sentiment_model.store import DatasetWriter
-from sentiment_model.tokenize import TOKEN_SCHEMA, encode, read_tokens, write_tokens
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.store.datasets import DatasetWriter
+from sentiment_model.text.clean import SPLITS
+from sentiment_model.text.normalise import normalise
+from sentiment_model.text.tokenize import TOKEN_SCHEMA, encode, read_tokens, write_tokens
+from sentiment_model.text.vocabulary import Vocabulary
 
 NASTY = [
     "I <3 it &amp; you<br /><br />don\u2019t",
@@ -38,7 +38,7 @@ def vocabulary() -> Vocabulary:
 
 def reference(text: str, vocabulary: Vocabulary, max_tokens: int) -> tuple[list[int], int, int]:
     """The same in plain Python, a text at a time; the tokens are polars' own."""
-    from sentiment_model.vocabulary import tokens_of
+    from sentiment_model.text.vocabulary import tokens_of
 
     ids = dict(vocabulary.table.select("token", "id").iter_rows())
     tokens = pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"))).item().to_list()
@@ -122,9 +122,9 @@ def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None
 
 def test_what_is_read_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From several files and row groups, with reviews that have no token or no label, and a split without any."""
-    monkeypatch.setattr("sentiment_model.parts.GROUP_ROWS", 7)
-    monkeypatch.setattr("sentiment_model.parts.PART_ROWS", 20)
-    monkeypatch.setattr("sentiment_model.tokenize._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("sentiment_model.store.parts.GROUP_ROWS", 7)
+    monkeypatch.setattr("sentiment_model.store.parts.PART_ROWS", 20)
+    monkeypatch.setattr("sentiment_model.text.tokenize._ROWS_AT_ONCE", 3)
     texts = [" ".join(["good", "bad", "film"] * (i % 9))[: 5 * i] for i in range(100)]
     reviews = cleaned(texts, ["train", "train", "unlabelled", "validation"] * 25)
     reviews = reviews.with_columns(label=pl.when(pl.col("split") != "unlabelled").then(pl.col("label")))

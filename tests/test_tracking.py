@@ -15,19 +15,13 @@ from tiny import epoch_metrics, tiny_bundle
 
 from flows._cli import run_cli
 from flows.rollback import Rollback, rollback
-from sentiment_model.bundle import VOCABULARY, Predictor
 from sentiment_model.errors import ModelError, TrackingError
+from sentiment_model.models.bundle import VOCABULARY, Predictor
+from sentiment_model.registry.git import git_commit
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.registry.versions import CHALLENGER, CHAMPION, DIGEST_TAG, PREVIOUS, inference_requirements
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetWriter, Stage, Store
-from sentiment_model.tracking import (
-    CHALLENGER,
-    CHAMPION,
-    DIGEST_TAG,
-    PREVIOUS,
-    Tracker,
-    git_commit,
-    inference_requirements,
-)
+from sentiment_model.store.datasets import DatasetWriter, Stage, Store
 
 
 @pytest.fixture
@@ -47,7 +41,7 @@ def start(tracker: Tracker, fingerprint: str = "fp-1", **params: object) -> str:
 def register(tracker: Tracker, folder: Path, seed: int, *, promote: bool) -> str:
     tiny_bundle(folder / f"bundle-{seed}", seed)
     run_id = start(tracker, f"fp-{seed}")
-    return tracker.register(
+    return tracker.registry.register(
         folder / f"bundle-{seed}",
         "sentiment",
         run_id,
@@ -162,7 +156,7 @@ def test_a_model_has_to_beat_the_champion_or_the_one_it_replaced(
 ) -> None:
     def rival(digest: str) -> str | None:
         (folder := tmp_path / f"rival-of-{digest}").mkdir()
-        found = tracker.rival("sentiment", digest, folder)
+        found = tracker.registry.rival("sentiment", digest, folder)
         return found and found[1]
 
     def digest(version: str) -> str:
@@ -192,7 +186,7 @@ def test_promotion_never_leaves_the_model_without_a_champion(
 
     monkeypatch.setattr(MlflowClient, "set_registered_model_alias", watched)
     register(tracker, tmp_path, 2, promote=True)
-    tracker.rollback("sentiment")
+    tracker.registry.rollback("sentiment")
     assert len(moves) == 5
     assert [state.get(CHAMPION) for state in moves] == ["1", "1", "2", "1", "1"]
     assert moves[-1] == {CHALLENGER: "2", CHAMPION: "1", PREVIOUS: "2"}
@@ -201,7 +195,9 @@ def test_promotion_never_leaves_the_model_without_a_champion(
 def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
     register(tracker, tmp_path, 1, promote=True)
     register(tracker, tmp_path, 2, promote=True)
-    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"})
+    again = tracker.registry.register(
+        tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={"seed": "two"}
+    )
     assert (again.version, again.is_champion, again.reused) == ("2", True, True)
     assert len(client.search_model_versions("name = 'sentiment'")) == 2
     assert aliases(client) == {CHALLENGER: "2", CHAMPION: "2", PREVIOUS: "1"}
@@ -211,7 +207,9 @@ def test_the_same_model_is_one_version(tracker: Tracker, client: MlflowClient, t
 def test_a_rerun_does_not_take_the_champion_back(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
     for seed in (1, 2):
         register(tracker, tmp_path, seed, promote=True)
-    rerun = partial(tracker.register, tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={})
+    rerun = partial(
+        tracker.registry.register, tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={}
+    )
     again = rerun(compared_with="2")  # the gate lets a little worse model pass
     assert (again.version, again.is_champion, again.reused) == ("1", False, True)
     assert again.held_back == "version 1 was champion before, and champion version 2 is no worse"
@@ -224,7 +222,7 @@ def test_a_champion_made_by_hand_counts_as_one(tracker: Tracker, client: MlflowC
     register(tracker, tmp_path, 1, promote=False)
     client.set_registered_model_alias("sentiment", CHAMPION, "1")
     register(tracker, tmp_path, 2, promote=True)
-    again = tracker.register(
+    again = tracker.registry.register(
         tmp_path / "bundle-1", "sentiment", start(tracker), promote=True, tags={}, compared_with="2"
     )
     assert again.held_back == "version 1 was champion before, and champion version 2 is no worse"
@@ -245,7 +243,7 @@ def test_a_promotion_that_fails_leaves_no_word_of_itself(
         patch.setattr(MlflowClient, "set_registered_model_alias", broken)
         with pytest.raises(TrackingError):
             register(tracker, tmp_path, 2, promote=True)
-    again = tracker.register(
+    again = tracker.registry.register(
         tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={}, compared_with="1"
     )
     assert again.is_champion
@@ -257,7 +255,7 @@ def test_a_champion_that_the_gate_has_not_seen_stays(tracker: Tracker, client: M
         register(tracker, tmp_path, seed, promote=True)
     tiny_bundle(tmp_path / "bundle-3", 3)
     for compared_with in (None, "1"):  # version 2 came while a training was under way
-        late = tracker.register(
+        late = tracker.registry.register(
             tmp_path / "bundle-3",
             "sentiment",
             start(tracker),
@@ -276,18 +274,18 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(
 ) -> None:
     register(tracker, tmp_path, 1, promote=True)
     with pytest.raises(ModelError, match="no previous champion"):
-        tracker.rollback("sentiment")
+        tracker.registry.rollback("sentiment")
     register(tracker, tmp_path, 2, promote=True)
-    assert tracker.rollback("sentiment") == ("1", "2")
+    assert tracker.registry.rollback("sentiment") == ("1", "2")
 
-    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
+    again = tracker.registry.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
     assert not again.is_champion
     assert again.held_back is not None
     assert "version 2 was rolled back on 20" in again.held_back
     assert aliases(client)[CHAMPION] == "1"
 
-    assert tracker.rollback("sentiment") == ("2", "1")  # whoever takes it back again means it
-    again = tracker.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
+    assert tracker.registry.rollback("sentiment") == ("2", "1")  # whoever takes it back again means it
+    again = tracker.registry.register(tmp_path / "bundle-2", "sentiment", start(tracker), promote=True, tags={})
     assert again.is_champion
     assert again.held_back is None
 
@@ -316,7 +314,7 @@ def test_a_model_is_fetched_by_alias_version_or_run(tracker: Tracker, tmp_path: 
         }.items()
     ):
         (tmp_path / str(number)).mkdir()
-        folder, named = tracker.fetch_bundle(uri, tmp_path / str(number))
+        folder, named = tracker.registry.fetch_bundle(uri, tmp_path / str(number))
         assert named == expected
         assert Predictor.load(folder).digest == digest
 
@@ -335,14 +333,14 @@ def test_a_model_is_fetched_by_alias_version_or_run(tracker: Tracker, tmp_path: 
 def test_a_model_that_does_not_exist(tracker: Tracker, tmp_path: Path, uri: str, message: str) -> None:
     register(tracker, tmp_path, 1, promote=False)
     with pytest.raises(ModelError, match=message) as caught:
-        tracker.fetch_bundle(uri, tmp_path)
+        tracker.registry.fetch_bundle(uri, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_is_no_model_is_not_registered(tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"is not a model: it has no model\.json"):
-        tracker.register(tmp_path / "empty", "sentiment", start(tracker), promote=True, tags={})
+        tracker.registry.register(tmp_path / "empty", "sentiment", start(tracker), promote=True, tags={})
 
 
 def test_a_tampered_vocabulary_does_not_fit_the_model(tmp_path: Path) -> None:

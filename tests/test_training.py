@@ -9,23 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import parameters_to_vector
 
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.calibration import fit_temperature
-from sentiment_model.checkpoint import load_checkpoint
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.network import SentimentNetwork
-from sentiment_model.training import (
-    EpochMetrics,
-    PretrainingMetrics,
-    TrainingResult,
-    _Classification,
-    _Trainer,
-    choose_device,
-    learning_rate,
-    run_training,
-    train,
-)
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.device import choose_device
+from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.training.calibration import fit_temperature
+from sentiment_model.training.checkpoint import load_checkpoint
+from sentiment_model.training.classification import TrainingResult, _Classification, train
+from sentiment_model.training.history import EpochMetrics, PretrainingMetrics
+from sentiment_model.training.loop import _Trainer, run_training
+from sentiment_model.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 VOCABULARY = 60

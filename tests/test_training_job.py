@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from sentiment_model.batching import TokenizedReviews
-from sentiment_model.bundle import ModelDescription, Predictor
 from sentiment_model.config import ModelConfig, TokenizeConfig, TrainConfig
 from sentiment_model.errors import ModelError
-from sentiment_model.fitting import student_of
-from sentiment_model.inference import predict_logits
-from sentiment_model.network import SentimentModel
-from sentiment_model.store import DatasetRef, DatasetWriter, Stage, Store
-from sentiment_model.training import EpochMetrics, Phase, PretrainingMetrics
-from sentiment_model.training_job import TrainingJob, write_model
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.models.bundle import ModelDescription, Predictor
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.inference import predict_logits
+from sentiment_model.networks.network import SentimentModel
+from sentiment_model.store.datasets import DatasetRef, DatasetWriter, Stage, Store
+from sentiment_model.text.vocabulary import Vocabulary
+from sentiment_model.training.fitting import student_of
+from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
+from sentiment_model.training.job import TrainingJob, write_model
 
 WORDS = [f"w{i}" for i in range(40)]
 # Without dropout, whose masks differ by process, several processes compute what one does; with a cell that is computed
@@ -180,8 +180,8 @@ def test_an_error_in_another_process_arrives_as_one(tokens: DatasetRef, tmp_path
 
 KILLED = """
 import os, signal, sys
-from sentiment_model.store import DatasetWriter
-from sentiment_model.training_job import TrainingJob, write_model
+from sentiment_model.store.datasets import DatasetWriter
+from sentiment_model.training.job import TrainingJob, write_model
 class KillAtStep:
     def on_step(self, phase, step, total_steps, loss):
         if step == int(sys.argv[2]):

@@ -9,16 +9,16 @@ from safetensors.torch import save_file
 from tiny import tiny_bundle
 
 from flows.train import _rival
-from sentiment_model.bundle import DESCRIPTION, FORMAT, ModelDescription
-from sentiment_model.checkpoint import load_checkpoint, save_checkpoint
-from sentiment_model.drift import EDGES, add
 from sentiment_model.errors import ModelError, StoreError
-from sentiment_model.score_table import Receipt
-from sentiment_model.scoring import total
+from sentiment_model.models.bundle import DESCRIPTION, FORMAT, ModelDescription
+from sentiment_model.models.drift import EDGES, add
+from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring.counts import total
+from sentiment_model.scoring.table import Receipt
 from sentiment_model.settings import Settings
-from sentiment_model.store import DatasetWriter, Store
-from sentiment_model.tracking import Tracker
-from sentiment_model.training_job import TRAIN
+from sentiment_model.store.datasets import DatasetWriter, Store
+from sentiment_model.training.checkpoint import load_checkpoint, save_checkpoint
+from sentiment_model.training.job import TRAIN
 
 COUNTS = {name: (1,) * (len(edges) + 1) for name, edges in EDGES.items()}
 OTHER_BINS = {**COUNTS, "probability": (1,) * 49}
@@ -93,7 +93,7 @@ def test_a_champion_that_cannot_be_read_is_named(settings_in: Path, tmp_path: Pa
     model, _ = Store(settings.store_url).materialise(TRAIN, {}, {}, write)
     tiny_bundle(settings_in / "old", seed=1)
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.register(settings_in / "old", "sentiment", run_id, promote=True, tags={})
+    tracker.registry.register(settings_in / "old", "sentiment", run_id, promote=True, tags={})
     (registered,) = (settings_in / "artifacts").rglob(DESCRIPTION)
     registered.write_text(json.dumps({**json.loads(registered.read_bytes()), "format": 5}))
     with pytest.raises(ModelError, match=r"with version 1 of sentiment: .*format 5.*; or take the aliases champion"):

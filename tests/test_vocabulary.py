@@ -8,7 +8,7 @@ import pytest
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.vocabulary import Vocabulary, tokens_of
+from sentiment_model.text.vocabulary import Vocabulary, tokens_of
 
 CONFIG = TokenizeConfig(max_vocabulary=10, min_count=2)
 

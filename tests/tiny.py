@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import torch
 
-from sentiment_model.bundle import ModelDescription, save_bundle
 from sentiment_model.config import ModelConfig, TokenizeConfig
-from sentiment_model.network import SentimentModel
-from sentiment_model.training import EpochMetrics
-from sentiment_model.vocabulary import Vocabulary
+from sentiment_model.models.bundle import ModelDescription, save_bundle
+from sentiment_model.networks.network import SentimentModel
+from sentiment_model.text.vocabulary import Vocabulary
+from sentiment_model.training.history import EpochMetrics
 
 WORDS = "a film that is good bad great awful , . not"
 

@@ -18,11 +18,11 @@ import polars as pl
 
 from sentiment_model.config import Columns, IngestConfig
 from sentiment_model.errors import SourceError
-from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.lines import read_chunks
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.records import BATCH_BYTES
-from sentiment_model.store import sha256_of
+from sentiment_model.store.datasets import sha256_of
+from sentiment_model.text.reviews import Batch, Fault, quarantined
 
 MAX_ARCHIVE_BYTES = 4 << 30
 """Most bytes of an archive, uncompressed; the original has about 0.5 GB."""

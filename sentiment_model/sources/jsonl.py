@@ -7,8 +7,8 @@ import msgspec
 import polars as pl
 
 from sentiment_model.errors import SourceError
-from sentiment_model.reviews import Batch, Fault
 from sentiment_model.sources.records import gather
+from sentiment_model.text.reviews import Batch, Fault
 
 MAX_COLUMNS = 1000
 _EXACT_IN_FLOAT = 2**53

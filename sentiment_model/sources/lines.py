@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal, Protocol
 
 import zstandard
 
-from sentiment_model.reviews import Fault
+from sentiment_model.text.reviews import Fault
 
 Compression = Literal["gz", "zst"]
 

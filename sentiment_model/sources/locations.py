@@ -19,8 +19,8 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from sentiment_model.errors import FileAccessError, NoReviewsError, SourceError
-from sentiment_model.objects import first_line
-from sentiment_model.store import sha256_of
+from sentiment_model.store.datasets import sha256_of
+from sentiment_model.store.objects import first_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sentiment_model.errors import FileAccessError, SourceError
-from sentiment_model.objects import first_line
-from sentiment_model.reviews import Batch, Fault, quarantined
 from sentiment_model.sources.records import BATCH_BYTES, decode, distinct, origin
+from sentiment_model.store.objects import first_line
+from sentiment_model.text.reviews import Batch, Fault, quarantined
 
 _ROWS_AT_ONCE = 64
 

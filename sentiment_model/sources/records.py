@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from sentiment_model.reviews import ORIGIN_SCHEMA, Batch, Fault, quarantined
+from sentiment_model.text.reviews import ORIGIN_SCHEMA, Batch, Fault, quarantined
 
 BATCH_BYTES = 32 << 20
 """A batch ends early at about this many bytes of input, so that long reviews do not fill the memory."""

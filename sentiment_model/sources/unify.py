@@ -3,9 +3,9 @@
 import polars as pl
 
 from sentiment_model.config import IngestConfig
-from sentiment_model.reviews import REVIEW_SCHEMA, Batch
 from sentiment_model.sources.columns import column, mapping_of
 from sentiment_model.sources.files import fault, reject, usable_text
+from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
 
 _MICROSECONDS = pl.Datetime("us", "UTC")
 

@@ -1,0 +1,61 @@
+"""The honest peer: TF-IDF over words and logistic regression, trained on the same reviews.
+
+A recurrent network that loses to it has no reason to exist.
+"""
+
+from typing import Any
+
+import polars as pl
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from sentiment_model.errors import QualityError
+from sentiment_model.store.datasets import DatasetWriter, Stage
+from sentiment_model.store.parts import PartWriter
+
+BASELINE = Stage("baseline", 1)
+MAX_TRAINING_REVIEWS = 200_000
+
+_BATCH_ROWS = 20_000
+
+
+def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame) -> dict[str, Any]:
+    """Fit on the train split and write the probabilities of the held-out reviews (role `part`).
+
+    More than :data:`MAX_TRAINING_REVIEWS` training reviews are thinned to those with the lowest hashes, which is a
+    random and repeatable sample.
+
+    Args:
+        writer: where to write.
+        reviews: cleaned reviews.
+
+    Returns:
+        counts: how many reviews it was trained on and how many words it knows.
+
+    Raises:
+        QualityError: no word is in two training reviews.
+    """
+    train = (
+        reviews.filter(pl.col("split") == "train")
+        .select("text", "label", "text_hash")
+        .bottom_k(MAX_TRAINING_REVIEWS, by="text_hash")
+        .sort("text_hash")
+        .collect(engine="streaming")
+    )
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True, min_df=2), LogisticRegression(max_iter=1000))
+    try:
+        model.fit(train["text"].to_numpy(), train["label"].to_numpy())
+    except ValueError as error:
+        if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
+            raise
+        raise QualityError(
+            f"no word is in two of the {train.height:,} training reviews: nothing can be learned from them; add reviews"
+        ) from error
+    held_out = reviews.filter(pl.col("split").is_in(["validation", "test"])).select("text_hash", "text")
+    schema = pl.Schema({"text_hash": held_out.collect_schema()["text_hash"], "probability": pl.Float64()})
+    with PartWriter(writer, "part", schema) as part:
+        for batch in held_out.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
+            probability = model.predict_proba(batch["text"].to_numpy())[:, 1]
+            part.write(batch.select("text_hash", probability=pl.Series(probability)))
+    return {"trained_on": train.height, "words": len(model[0].vocabulary_)}

@@ -1,0 +1,277 @@
+"""The evaluation as one self-contained HTML page, and as Markdown for the Prefect UI."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+import jinja2
+
+from sentiment_model.evaluation.evaluate import Evaluation, Scores
+from sentiment_model.evaluation.gate import GateDecision
+from sentiment_model.evaluation.metrics import Interval
+from sentiment_model.markdown import markdown_cell
+from sentiment_model.nested import flatten
+from sentiment_model.store.lineage import training_command
+
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "f1": "F1 of positive",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "brier": "Brier score",
+    "log_loss": "Log loss (nats)",
+    "calibration_error": "Calibration error",
+}
+_UNDEFINED = "–"
+_MARKDOWN_MISTAKES = 5
+_MARKDOWN_CHARACTERS = 400
+_FIGURE_TITLES = {
+    "confusion_matrix": (
+        "Confusion matrix",
+        "Test reviews by true and predicted label, with the share of each row",
+    ),
+    "roc_curve": ("ROC curve", "True-positive against false-positive rate over all thresholds"),
+    "calibration": (
+        "Calibration",
+        "Share of positive reviews against predicted probability, in equal-mass bins",
+    ),
+    "loss_curve": ("Loss by epoch", "Log loss on training and validation reviews after each epoch"),
+}
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one decimal."""
+    return _UNDEFINED if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares in percentage points, signed."""
+    return f"{100 * value:+.1f}"
+
+
+def estimate(found: Interval, name: str) -> str:
+    """Return a metric's value; accuracies as percentages, other metrics as numbers."""
+    if not math.isfinite(found.value):
+        return _UNDEFINED
+    return percent(found.value) if name == "accuracy" else f"{found.value:.3f}"
+
+
+def bounds(found: Interval, name: str) -> str:
+    """Return a metric's interval, empty where it has none."""
+    if not math.isfinite(found.value):
+        return ""
+    if name == "accuracy":
+        return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return f"{found.low:.3f} to {found.high:.3f}"
+
+
+def interval(found: Interval, name: str) -> str:
+    """Return a metric's value with its interval in brackets."""
+    return f"{estimate(found, name)} ({bounds(found, name)})" if math.isfinite(found.value) else _UNDEFINED
+
+
+def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[str, str]) -> str:
+    """Return the report: one page that needs no network, readable on a phone, in light and in dark.
+
+    Args:
+        evaluation: what was found.
+        decision: the gate's verdict.
+        figures: SVG documents by name, as :func:`sentiment_model.evaluation.figures.figures` draws them.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"percent": percent, "estimate": estimate, "bounds": bounds}
+    template = environment.from_string(
+        (files("sentiment_model.evaluation") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    )
+    # Without their XML and DOCTYPE lines, the figures stand in the page itself and inherit its colours.
+    facts = _figure_facts(evaluation)
+    drawn = [
+        {
+            "title": title,
+            "description": description,
+            "facts": facts[name],
+            "svg": figures[name][figures[name].index("<svg") :],
+        }
+        for name, (title, description) in _FIGURE_TITLES.items()
+    ]
+    return template.render(
+        evaluation=evaluation,
+        decision=decision,
+        columns=_columns(evaluation),
+        metric_names=METRIC_NAMES,
+        notes=list(_notes(evaluation)),
+        figures=drawn,
+        slices={kind: list(group) for kind, group in groupby(evaluation.slices, key=lambda found: found.kind)},
+        stages=[
+            {
+                "name": record.name,
+                "fingerprint": record.fingerprint,
+                "parameters": _settings(record.parameters),
+                "counts": _settings(record.counts),
+            }
+            for record in reversed(evaluation.lineage)
+        ],
+        command=training_command(evaluation.lineage),
+    )
+
+
+def report_markdown(evaluation: Evaluation, decision: GateDecision) -> str:
+    """Return the same facts as Markdown, with fewer mistakes and without the figures."""
+    return "\n".join(
+        [
+            *_verdict(evaluation, decision),
+            *_metric_table(evaluation),
+            *_slice_table(evaluation),
+            *_mistake_list(evaluation),
+            *_lineage_table(evaluation),
+            "",
+        ]
+    )
+
+
+def _verdict(evaluation: Evaluation, decision: GateDecision) -> Iterator[str]:
+    accuracy = evaluation.test.metrics["accuracy"]
+    yield f"# {'Passes' if decision.promote else 'Does not pass'} the gate"
+    yield ""
+    yield f"Accuracy {percent(accuracy.value)} on {evaluation.test.rows:,} held-out reviews."
+    yield ""
+    for rule in decision.rules:
+        yield f"- {'✔' if rule.passed else '✘'} {markdown_cell(rule.reason)}"
+
+
+def _metric_table(evaluation: Evaluation) -> Iterator[str]:
+    columns = _columns(evaluation)
+    yield f"\n## Metrics, with {100 * evaluation.confidence:g} % intervals\n"
+    yield "| | " + " | ".join(f"{markdown_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
+    yield "| --- |" + " ---: |" * len(columns)
+    for key, name in METRIC_NAMES.items():
+        cells = (interval(scores.metrics[key], key) for scores in columns.values())
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    for note in _notes(evaluation):
+        yield f"\n{markdown_cell(note)}"
+    yield ""
+    yield from (f"- {_FIGURE_TITLES[name][0]}: {facts}." for name, facts in _figure_facts(evaluation).items())
+
+
+def _slice_table(evaluation: Evaluation) -> Iterator[str]:
+    champion = evaluation.champion is not None
+    yield "\n## Slices\n"
+    yield "| slice | reviews | accuracy | baseline |" + (" champion |" if champion else "")
+    yield "| --- | ---: | ---: | ---: |" + (" ---: |" if champion else "")
+    for found in evaluation.slices:
+        cells = [
+            markdown_cell(f"{found.kind}: {found.name}"),
+            f"{found.rows:,}",
+            interval(found.accuracy, "accuracy"),
+            percent(found.baseline_accuracy),
+            *([percent(found.champion_accuracy)] if champion else []),
+        ]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _mistake_list(evaluation: Evaluation) -> Iterator[str]:
+    yield "\n## Most confident mistakes\n"
+    for mistake in evaluation.mistakes[:_MARKDOWN_MISTAKES]:
+        text = mistake.text[:_MARKDOWN_CHARACTERS] + ("…" if len(mistake.text) > _MARKDOWN_CHARACTERS else "")
+        label = "positive" if mistake.label else "negative"
+        yield f"- {label}, but {percent(mistake.probability)} positive to the model: {markdown_cell(text)}"
+    if not evaluation.mistakes:
+        yield "None."
+
+
+def _lineage_table(evaluation: Evaluation) -> Iterator[str]:
+    yield "\n## How it was made\n"
+    yield "| dataset | fingerprint | settings |"
+    yield "| --- | --- | --- |"
+    for record in reversed(evaluation.lineage):
+        settings = ", ".join(f"{name} = {value}" for name, value in _settings(record.parameters).items())
+        yield f"| {markdown_cell(record.name)} | {markdown_cell(record.fingerprint)} | {markdown_cell(settings)} |"
+    if command := training_command(evaluation.lineage):
+        yield "\nAt the git commit that the registered version names, this makes the same model:\n"
+        yield textwrap.indent(command, "    ")
+
+
+def _notes(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what the metrics do not say by themselves, a paragraph each."""
+    yield (
+        "Probabilities are calibrated by temperature scaling fitted on the validation reviews (temperature "
+        f"{evaluation.temperature:.2f}). These also chose the epoch, so judge by the test."
+    )
+    counts = {record.name: record.counts for record in evaluation.lineage}
+    if (learned := counts.get("baseline")) and (cleaned := counts.get("clean")):
+        yield (
+            f"The baseline, TF-IDF with logistic regression, learned from {learned['trained_on']:,} of the "
+            f"{sum(cleaned['splits']['train'].values()):,} training reviews."
+        )
+    if champion := evaluation.champion:
+        yield (
+            f"Against champion version {champion.version}: {champion.only_model_right:,} reviews only this model gets "
+            f"right, {champion.only_champion_right:,} only the champion; difference "
+            f"{points(champion.difference.value)} points ({points(champion.difference.low)} to "
+            f"{points(champion.difference.high)}), McNemar's exact test p = {champion.p_value:.2g}."
+        )
+        if champion.seen:
+            yield (
+                f"The champion was trained on {champion.seen:,} of the test reviews; what is said of it, in the slices "
+                f"too, is of the other {champion.rows:,}."
+            )
+
+
+def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
+    """Return what each figure shows in words: for whoever cannot see it, and for Markdown, which has no figures."""
+    test = evaluation.test
+    best = min(evaluation.history, key=lambda epoch: epoch.validation_loss, default=None)
+    return {
+        "confusion_matrix": (
+            f"{test.true_negatives:,} negative reviews labelled rightly and {test.false_positives:,} wrongly, "
+            f"{test.true_positives:,} positive ones rightly and {test.false_negatives:,} wrongly"
+        ),
+        "roc_curve": f"area under the curve {estimate(test.metrics['roc_auc'], 'roc_auc')}",
+        "calibration": (
+            f"calibration error {evaluation.calibration_error_before:.3f} before temperature scaling, "
+            f"{test.metrics['calibration_error'].value:.3f} after"
+        ),
+        "loss_curve": (
+            f"lowest validation loss {best.validation_loss:.3f} at epoch {best.epoch + 1} of {len(evaluation.history)}"
+            if best
+            else "no epochs"
+        ),
+    }
+
+
+def _settings(values: dict[str, Any]) -> dict[str, str]:
+    """Return parameters or counts as text, without those that are not set."""
+    return {
+        name: _text(value)
+        for name, value in flatten(values).items()
+        if value is not None and value != [] and value != ""
+    }
+
+
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _columns(evaluation: Evaluation) -> dict[str, Scores]:
+    return {
+        "Model, test": evaluation.test,
+        "Its recurrent part, test": evaluation.recurrent_test,
+        "Baseline, test": evaluation.baseline_test,
+        "Model, validation": evaluation.validation,
+        "Its recurrent part, validation": evaluation.recurrent_validation,
+        "Baseline, validation": evaluation.baseline_validation,
+        **{f"Model, {source}": scores for source, scores in evaluation.separate.items()},
+    }

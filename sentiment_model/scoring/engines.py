@@ -1,0 +1,251 @@
+"""Engines: what runs the shards of a scoring run, on this machine or on a cluster.
+
+An engine has to run each shard at least once; the table of scores makes that exactly once.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import LifoQueue
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from sentiment_model.errors import ConfigurationError
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.networks.device import choose_device, count_cores
+from sentiment_model.scoring.label import ScoringJob, score_shard
+from sentiment_model.scoring.shards import Shard
+from sentiment_model.scoring.table import Receipt
+from sentiment_model.settings import DeviceName
+from sentiment_model.store.objects import first_line
+
+Bundle = dict[str, bytes]
+"""A model folder as the content of its files by name, to be sent to workers anywhere."""
+
+SHARD_SECONDS = 24 * 3600.0
+"""How long a shard may take, of which a process that hangs would never come to an end."""
+
+_ENVIRONMENT = {
+    "POLARS_MAX_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # By default glibc gives each thread an arena of its own, and each batch has new threads: one after the other, the
+    # arenas grow to the size of the largest batch.
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Of a worker: it has one core, and shares the memory with many."""
+
+
+class WorkerLostError(RuntimeError):
+    """A worker process died, killed or out of memory; the shard can be tried again."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Return the files of a model folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class ShardWorker:
+    """Scores shards with models that are loaded once."""
+
+    def __init__(self, job: ScoringJob, device: DeviceName, bundle: Bundle, shadow: Bundle | None) -> None:
+        torch.set_num_threads(1)  # one worker a core
+        self._job = job
+        self._predictor = _load(bundle, device)
+        self._shadow = _load(shadow, device) if shadow else None
+
+    def score(self, shard: Shard) -> Receipt:
+        """Score a shard, see :func:`score_shard`."""
+        return score_shard(self._job, shard, self._predictor, self._shadow)
+
+
+def _load(bundle: Bundle, device: DeviceName) -> Predictor:
+    with TemporaryDirectory(prefix="sentiment-model-") as folder:
+        for name, content in bundle.items():
+            Path(folder, name).write_bytes(content)
+        return Predictor.load(Path(folder), choose_device(device))
+
+
+def default_workers(device: DeviceName) -> int:
+    """Return how many workers this machine has room for: one per GPU, or else one per CPU core."""
+    if choose_device(device).type == "cuda":
+        return torch.cuda.device_count()
+    return count_cores()
+
+
+class LocalEngine:
+    """Processes on this machine, each of which scores one shard at a time. Threads may share it."""
+
+    def __init__(self, start: Callable[[], ShardWorker], workers: int, shard_seconds: float = SHARD_SECONDS) -> None:
+        """Prepare the processes, which start when there is work for them.
+
+        Args:
+            start: makes the worker of a process; must be picklable.
+            workers: number of processes.
+            shard_seconds: how long a shard may take.
+        """
+        self._shard_seconds = shard_seconds
+        self._environment = ExitStack()
+        self._environment.enter_context(_small_processes())
+        self._all = [_Process(start) for _ in range(workers)]
+        self._idle: LifoQueue[_Process] = LifoQueue()
+        for process in self._all:
+            self._idle.put(process)
+
+    def score(self, shard: Shard) -> Receipt:
+        """Score a shard in one of the processes; those of other shards do not notice what becomes of it.
+
+        Raises:
+            WorkerLostError: the process died, or had to be ended because it took too long.
+        """
+        process = self._idle.get()
+        try:
+            return process.score(shard, self._shard_seconds)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """Stop the processes."""
+        for process in self._all:
+            process.close()
+        self._environment.close()
+
+
+class _Process:
+    """A process that is started when it is needed, and again where it died."""
+
+    def __init__(self, start: Callable[[], ShardWorker]) -> None:
+        self._start = start
+        self._pool: ProcessPoolExecutor | None = None
+
+    def score(self, shard: Shard, seconds: float) -> Receipt:
+        try:
+            if self._pool is None:
+                # A fresh process: a forked one would inherit torch's and polars' threads, as locks that nobody opens.
+                context = multiprocessing.get_context("spawn")
+                end, self._lifeline = context.Pipe(duplex=False)
+                self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._start, end))
+                self._id = self._pool.submit(os.getpid).result()
+            return self._pool.submit(_score, shard).result(seconds)
+        except BrokenProcessPool as error:
+            self.close()
+            raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
+        except TimeoutError as error:
+            os.kill(self._id, signal.SIGKILL)
+            self.close()
+            raise WorkerLostError(f"{shard.name} took longer than {seconds:,.0f} s; its process was ended") from error
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._lifeline.close()  # ends a process that is just being started, for which the pool would wait for ever
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+@contextmanager
+def _small_processes() -> Iterator[None]:
+    """Let processes that are started in the block compute with one thread, and use again what they free."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+_worker: ShardWorker | None = None
+
+
+def _start_worker(start: Callable[[], ShardWorker], lifeline: Connection) -> None:
+    global _worker
+    threading.Thread(target=_end_with_pool, args=(lifeline,), daemon=True).start()
+    _worker = start()
+
+
+def _end_with_pool(lifeline: Connection) -> None:
+    """End this process when the other end of a pipe is closed, by the engine or because its process is gone."""
+    lifeline.poll(None)
+    os._exit(1)
+
+
+def _score(shard: Shard) -> Receipt:
+    assert _worker is not None  # noqa: S101 - the pool's initializer has run
+    return _worker.score(shard)
+
+
+def score_on_ray(
+    job: ScoringJob,
+    device: DeviceName,
+    bundle: Bundle,
+    shadow: Bundle | None,
+    shards: Sequence[Shard],
+    workers: int,
+    on_done: Callable[[Receipt], None],
+) -> dict[Shard, Exception]:
+    """Score shards on a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
+
+    Each worker is an actor that loads the models once and commits its shards itself; Ray starts it again where it is
+    lost, and repeats the shard that it had.
+
+    Args:
+        job: what the shards have in common; files and table must be reachable from every node.
+        device: where to compute.
+        bundle: the model.
+        shadow: the model that scores beside it.
+        shards: what to score.
+        workers: number of actors; 0 is one per CPU of the cluster.
+        on_done: is told of each shard that is done.
+
+    Returns:
+        why shards failed.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigurationError("engine `ray` needs Ray: pip install 'sentiment-pipeline[ray]'") from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        count = min(workers or cores, len(shards))
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=3, runtime_env={"env_vars": _ENVIRONMENT})(
+            ShardWorker
+        )
+        models = [ray.put(bundle), ray.put(shadow)]
+        idle: list[Any] = [worker.remote(job, device, *models) for _ in range(count)]
+        waiting = list(reversed(shards))
+        running: dict[Any, tuple[Any, Shard]] = {}
+        failures: dict[Shard, Exception] = {}
+        while waiting or running:
+            while idle and waiting:  # one shard each: what is not begun stays here
+                actor, shard = idle.pop(), waiting.pop()
+                running[actor.score.remote(shard)] = (actor, shard)
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            actor, shard = running.pop(reference)
+            idle.append(actor)
+            try:
+                on_done(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                failures[shard] = error.cause
+            except ray.exceptions.RayError as error:
+                failures[shard] = WorkerLostError(f"{shard.name}: {first_line(error)}")
+        return failures
+    finally:
+        if started_here:
+            ray.shutdown()

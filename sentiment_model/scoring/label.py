@@ -1,0 +1,231 @@
+"""Batch scoring of a shard: its rows in, the same rows labelled out; rows without a usable text go to quarantine."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+from obstore.exceptions import BaseError
+from pydantic import BaseModel, ConfigDict
+
+from sentiment_model.config import ScoringRun
+from sentiment_model.errors import FileAccessError, SourceError
+from sentiment_model.models.bundle import Predictor
+from sentiment_model.models.drift import histograms
+from sentiment_model.scoring.counts import Counts
+from sentiment_model.scoring.delta import append_to_delta
+from sentiment_model.scoring.shards import Shard, read_piece
+from sentiment_model.scoring.table import Receipt, ScoreTable, Staging
+from sentiment_model.sources.files import SourceFile, reject, usable_text
+from sentiment_model.store.datasets import DatasetRef, open_dataset, store_error
+from sentiment_model.store.parts import PartWriter
+from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
+
+VERSION = 2
+"""Of this module's output; a new version scores everything again."""
+
+_NO_WORD = pl.struct(pl.lit("empty_text").alias("reason"), pl.lit("no word is left after cleaning").alias("detail"))
+
+
+class ScoringJob(BaseModel):
+    """What the workers of a run have in common; small enough to be sent to each.
+
+    Attributes:
+        table: folder or URL of the table of scores.
+        key: names the model, the options and how files are read.
+        run: the options.
+        sources: the files by key.
+        splits: the splits of large text files by key.
+        model_version: version of the model.
+        shadow_version: version of the model that scores beside it, or None.
+        metadata: what each file says of its origin.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    table: str
+    key: str
+    run: ScoringRun
+    sources: dict[str, SourceFile]
+    splits: dict[str, DatasetRef]
+    model_version: str
+    shadow_version: str | None
+    metadata: dict[str, str]
+
+
+def scoring_key(run: ScoringRun, model_digest: str, model_version: str, shadow_digest: str | None) -> str:
+    """Return the hash of everything but the files that the scores depend on, and of the name of a re-scoring."""
+    identity = {
+        "version": VERSION,
+        "files": run.files.model_dump(mode="json", exclude={"path", "max_bad_share"}),
+        "threshold": run.threshold,
+        "uncertain_margin": run.uncertain_margin,
+        "rescore": run.rescore,
+        "format": run.output_format,
+        "model": [model_digest, model_version],
+        "shadow": shadow_digest,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Predictor | None) -> Receipt:
+    """Label the rows of a shard and publish them, unless that has been done.
+
+    Rows keep their order and all columns of the input. Added are `row_id` (unique, and the same whenever the row is
+    scored), `source_file` and `source_row`, `label` (`positive` or `negative`), `probability` (of positive),
+    `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column of one of these names is
+    kept as `input_<name>`. Rows without a usable text go to the quarantine with file, row and reason.
+
+    Args:
+        job: what the shards of the run have in common.
+        shard: which rows.
+        predictor: the model.
+        shadow: the model that scores beside it.
+
+    Returns:
+        the receipt, which may be another worker's.
+
+    Raises:
+        FileAccessError: a file cannot be read, or changed meanwhile.
+        SourceError: a file is broken, or has no text column.
+        StoreError: the table cannot be written.
+    """
+    table = ScoreTable(job.table, job.key)
+    try:
+        with table.claim(shard.id) as held:
+            if isinstance(held, Receipt):
+                return held
+            with table.staging(shard.id, held) as staging:
+                started = time.perf_counter()
+                counts = _score_rows(job, shard, staging, predictor, shadow)
+                counts.check_complete()
+                if job.run.output_format == "delta":
+                    append_to_delta(f"{table.url}/delta", job.key, shard, staging, job.model_version)
+                folder = f"version={job.model_version}/date={datetime.now(UTC).date().isoformat()}"
+                figures = {**counts.model_dump(), "seconds": time.perf_counter() - started}
+                return table.commit(shard.id, held, staging, figures, folder)
+    except FileAccessError:
+        raise
+    except SourceError as error:
+        if len(shard.pieces) == 1:  # what the file holds is at fault, and will be whoever tries again
+            table.reject(shard.id, str(error))
+        raise
+    except (OSError, BaseError, pl.exceptions.ComputeError) as error:
+        # Whoever was overtaken may lose its files while it writes them, to the worker that publishes the shard.
+        if isinstance(error, FileNotFoundError) and (receipt := table.receipt(shard.id)):
+            return receipt
+        raise store_error(job.table, error) from error
+
+
+def _score_rows(
+    job: ScoringJob, shard: Shard, staging: Staging, predictor: Predictor, shadow: Predictor | None
+) -> Counts:
+    counts = Counts()
+    stamp = {"model_version": job.model_version, "scored_at": datetime.now(UTC)}
+    with ExitStack() as stack:
+        parts: dict[tuple[Any, ...], PartWriter] = {}
+        quarantine: PartWriter | None = None
+        for batch in _read_ahead(_batches(job, shard)):
+            labelled, rejects, counted = _label(batch, job, stamp, predictor, shadow)
+            counts += counted
+            if len(labelled):
+                columns = tuple(labelled.schema.items())
+                if columns not in parts:
+                    name = f"scores-{len(parts)}"
+                    part = PartWriter(staging, "scores", labelled.schema, name, metadata=job.metadata)
+                    parts[columns] = stack.enter_context(part)
+                parts[columns].write(labelled)
+            if len(rejects):
+                quarantine = quarantine or stack.enter_context(PartWriter(staging, "quarantine", QUARANTINE_SCHEMA))
+                quarantine.write(rejects)
+    return counts
+
+
+def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
+    for piece in shard.pieces:
+        if piece.file not in job.sources:
+            raise FileAccessError(f"{piece.name} is gone, or is not among the files of this run; put it back")
+        split = open_dataset(job.splits[piece.file]) if piece.file in job.splits else None
+        for batch in read_piece(piece, job.sources[piece.file], split, job.run.files, job.run.batch_rows):
+            yield piece.file, batch
+
+
+def _read_ahead(batches: Iterator[tuple[str, Batch]]) -> Iterator[tuple[str, Batch]]:
+    """Yield the same, and read the next one while one is in use, so that the network does not wait for files."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _label(
+    read: tuple[str, Batch], job: ScoringJob, stamp: Mapping[str, Any], predictor: Predictor, shadow: Predictor | None
+) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    """Return the labelled rows and the rejects of a batch, and what is to be counted."""
+    key, original = read
+    batch, texts = usable_text(original, job.run.files)
+    scores = predictor.predict(texts)
+    has_word = scores["n_tokens"] > 0
+    if not has_word.all():
+        batch = reject(batch, scores.select(pl.when(~has_word).then(_NO_WORD).alias("fault"))["fault"], texts)
+        scores, texts = scores.filter(has_word), texts.filter(has_word)
+    outputs = scores.select(
+        pl.format("{}-{}", pl.lit(key), batch.origin["row"]).alias("row_id"),
+        batch.origin["file"].alias("source_file"),
+        batch.origin["row"].alias("source_row"),
+        _labels(job.run.threshold),
+        "probability",
+        ((pl.col("probability") - job.run.threshold).abs() < job.run.uncertain_margin).alias("uncertain"),
+        *(pl.lit(value).alias(name) for name, value in stamp.items()),
+    )
+    disagreements = 0
+    if shadow:
+        second = shadow.predict(texts).select(
+            _labels(job.run.threshold).name.prefix("shadow_"),
+            pl.col("probability").alias("shadow_probability"),
+            pl.lit(job.shadow_version).alias("shadow_version"),
+        )
+        disagreements = int((second["shadow_label"] != outputs["label"]).sum())
+        outputs = outputs.hstack(second)
+    rejects = batch.rejects
+    first = rejects.unique("reason", keep="first", maintain_order=True)
+    counts = Counts(
+        rows_in=len(original.origin) + len(original.rejects),
+        scored=len(outputs),
+        positives=int((outputs["label"] == "positive").sum()),
+        uncertain=int(outputs["uncertain"].sum()),
+        disagreements=disagreements,
+        tokens=int(scores["n_tokens"].sum()),
+        unknown=int(scores["n_unknown"].sum()),
+        reasons=dict(rejects["reason"].value_counts().iter_rows()),
+        examples={reason: f"{file} row {row}: {detail}" for file, row, reason, detail, _ in first.iter_rows()},
+        histograms=histograms(scores),
+    )
+    return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts
+
+
+def _labels(threshold: float) -> pl.Expr:
+    return (
+        pl.when(pl.col("probability") >= threshold)
+        .then(pl.lit("positive"))
+        .otherwise(pl.lit("negative"))
+        .alias("label")
+    )
+
+
+def _free_names(frame: pl.DataFrame, outputs: Iterable[str]) -> pl.DataFrame:
+    """Rename the input's columns that have the name of an output: `label` becomes `input_label`."""
+    names = set(frame.columns)
+    renamed = {}
+    for name in outputs:
+        if name in names:
+            renamed[name] = f"input_{name}"
+            while renamed[name] in names:
+                renamed[name] = f"input_{renamed[name]}"
+    return frame.rename(renamed)

@@ -1,0 +1,161 @@
+"""Tokenize: normalised text to token ids, with a vocabulary of the training and the unlabelled reviews."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from sentiment_model.config import TokenizeConfig
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.store.datasets import DatasetWriter, Stage
+from sentiment_model.store.parts import PartWriter
+from sentiment_model.text.clean import SPLITS
+from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
+
+TOKENIZE = Stage("tokenize", 2)
+_ROWS_AT_ONCE = 1024  # that are unpacked beside the tokens that are kept
+
+TOKEN_SCHEMA = pl.Schema(
+    {
+        "review_id": pl.String(),
+        "source": pl.String(),
+        "label": pl.Int8(),
+        "ids": pl.List(pl.Int32()),
+        "n_tokens": pl.Int32(),  # before truncation
+        "n_unknown": pl.Int32(),  # before truncation
+    }
+)
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+
+def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeConfig) -> dict[str, Any]:
+    """Write the vocabulary (role `vocabulary`) and the token ids of each split (role: the split's name).
+
+    Rows keep their order. A split without reviews is a file without rows.
+
+    Args:
+        writer: where to write.
+        reviews: cleaned reviews.
+        config: size of the vocabulary and length of the reviews.
+
+    Returns:
+        counts: tokens in the vocabulary, and for each split its reviews and tokens, the share of unknown tokens
+        and the share of reviews that were cut.
+
+    Raises:
+        QualityError: no token of these reviews is frequent enough.
+    """
+    vocabulary = Vocabulary.fit(reviews.filter(pl.col("split").is_in(["train", "unlabelled"])), config)
+    vocabulary.save(writer.file("vocabulary.parquet", role="vocabulary"))
+    encoded = encode(reviews, vocabulary, config.max_tokens).select("split", *TOKEN_SCHEMA)
+    tallies = []
+    with ExitStack() as stack:
+        parts = {split: stack.enter_context(PartWriter(writer, split, TOKEN_SCHEMA)) for split in SPLITS}
+        for batch in encoded.collect_batches():
+            for (split,), rows in batch.partition_by("split", as_dict=True, include_key=False).items():
+                parts[split].write(rows)
+            tallies.append(_tally(batch, config.max_tokens))
+    return {"vocabulary": len(vocabulary), **_summary(tallies)}
+
+
+def _tally(batch: pl.DataFrame, max_tokens: int) -> pl.DataFrame:
+    return batch.group_by("split").agg(
+        reviews=pl.len().cast(pl.Int64),
+        tokens=pl.col("n_tokens").cast(pl.Int64).sum(),
+        unknown=pl.col("n_unknown").cast(pl.Int64).sum(),
+        cut=(pl.col("n_tokens") > max_tokens).cast(pl.Int64).sum(),
+    )
+
+
+def _summary(tallies: list[pl.DataFrame]) -> dict[str, dict[str, float]]:
+    totals = pl.concat(tallies).group_by("split").sum().rows_by_key("split", named=True, unique=True)
+    return {
+        split: {
+            "reviews": total["reviews"],
+            "tokens": total["tokens"],
+            "unknown_share": total["unknown"] / max(1, total["tokens"]),
+            "cut_share": total["cut"] / total["reviews"],
+        }
+        for split in SPLITS
+        if (total := totals.get(split))
+    }
+
+
+def read_tokens(splits: Sequence[Sequence[Path]]) -> list[TokenizedReviews]:
+    """Read what :func:`write_tokens` has written; beside the tokens themselves, a few pages at a time are in memory.
+
+    Args:
+        splits: the files of each split.
+
+    Returns:
+        the reviews of each split, in their order. All their tokens lie in one tensor.
+    """
+    values = torch.empty(sum(_most_tokens(path) for paths in splits for path in paths), dtype=torch.int32)
+    end = 0
+    found = []
+    for paths in splits:
+        lengths, labels = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        start = end
+        for batch in _batches(paths):
+            ids, label = batch.column("ids"), batch.column("label")
+            tokens = ids.flatten()
+            values.numpy()[end : end + len(tokens)] = tokens
+            end += len(tokens)
+            lengths.append(ids.value_lengths().to_numpy())
+            labels.append(label.cast(pa.float32()).fill_null(math.nan).to_numpy())
+        counts = torch.from_numpy(np.concatenate(lengths, dtype=np.int64))
+        starts = start + counts.cumsum(0) - counts
+        found.append(TokenizedReviews(values, starts, counts, torch.from_numpy(np.concatenate(labels))))
+    return found
+
+
+def _most_tokens(path: Path) -> int:
+    """Return how many tokens a file has at most: reviews without any are counted too."""
+    metadata = pq.read_metadata(path)
+    columns = (
+        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
+    )
+    return sum(column.num_values for column in columns if column.path_in_schema.startswith("ids."))
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+        yield from file.iter_batches(_ROWS_AT_ONCE, columns=["ids", "label"])
+
+
+def encode(frame: Frame, vocabulary: Vocabulary, max_tokens: int, text_column: str = "text") -> Frame:
+    """Add the token ids of a column of normalised text.
+
+    Args:
+        frame: any frame with the text column, without nulls in it.
+        vocabulary: the tokens that have an id.
+        max_tokens: longer reviews keep their first and last half of this many tokens; the verdict of a review is
+            mostly at its start or its end ("How to Fine-Tune BERT for Text Classification?", Sun et al. 2019).
+        text_column: the column.
+
+    Returns:
+        the frame with `ids` (list of Int32; empty where the text is), `n_tokens` and `n_unknown` (Int32, both
+        before truncation) added, its rows in the same order.
+    """
+    ids, tail = pl.col("ids"), max_tokens // 2
+    return (
+        frame.with_columns(ids=tokens_of(pl.col(text_column)).list.eval(vocabulary.ids_of(pl.element())))
+        .with_columns(
+            n_tokens=ids.list.len().cast(pl.Int32),
+            n_unknown=ids.list.count_matches(UNKNOWN_ID).cast(pl.Int32),
+        )
+        .with_columns(
+            ids=pl.when(pl.col("n_tokens") <= max_tokens)
+            .then(ids)
+            .otherwise(pl.concat_list(ids.list.head(max_tokens - tail), ids.list.tail(tail)))
+        )
+    )

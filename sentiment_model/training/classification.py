@@ -1,0 +1,125 @@
+"""Training of the recurrent classifier: to tell positive reviews from negative ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.errors import QualityError
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.inference import predict_logits
+from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.training.calibration import fit_temperature
+from sentiment_model.training.history import EpochMetrics, Observer
+from sentiment_model.training.loop import run_training
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The best weights by validation loss, and how training went."""
+
+    weights: dict[str, Tensor]
+    history: list[EpochMetrics]
+    best_epoch: int
+    validation_logits: Tensor
+
+
+def train(
+    train_reviews: TokenizedReviews,
+    validation_reviews: TokenizedReviews,
+    vocabulary_size: int,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    checkpoint: Path,
+    observer: Observer | None = None,
+    pretrained: Mapping[str, Tensor] | None = None,
+    fixed_embedding: bool = False,
+) -> TrainingResult:
+    """Train until the epochs are done or validation stops improving, resuming from `checkpoint` where it exists.
+
+    With an initialised process group, each process computes its share of every global batch and all end with the same
+    weights; the loss is that of one process on the global batch.
+
+    Args:
+        train_reviews: labelled reviews; a label may be a probability.
+        validation_reviews: labelled reviews that choose the epoch.
+        vocabulary_size: number of token ids.
+        model_config: architecture.
+        config: optimisation.
+        device: where to compute.
+        checkpoint: file from which an interrupted training resumes.
+        observer: is told how training goes.
+        pretrained: tensors of the encoder's state to start from, instead of random ones.
+        fixed_embedding: whether the embedding stays as it is.
+
+    Raises:
+        QualityError: a split is empty or has a row without a label.
+        ModelError: the loss is no longer finite, or the checkpoint is damaged.
+    """
+    check_labels(train_reviews, validation_reviews)
+    torch.manual_seed(config.seed)
+    network = SentimentNetwork(vocabulary_size, model_config)
+    if pretrained:
+        network.encoder.load_state_dict({**network.encoder.state_dict(), **pretrained})
+    network.encoder.embedding.requires_grad_(not fixed_embedding)
+    objective = _Classification(network.to(device), train_reviews, validation_reviews, config.tokens_per_batch, device)
+    trained = run_training(objective, config, device=device, checkpoint=checkpoint, observer=observer)
+    network.load_state_dict(trained.weights)
+    return TrainingResult(
+        weights={name: tensor.cpu() for name, tensor in trained.weights.items()},
+        history=[EpochMetrics(**metrics) for metrics in trained.history],
+        best_epoch=trained.best_epoch,
+        validation_logits=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
+    )
+
+
+def check_labels(train_reviews: TokenizedReviews, validation_reviews: TokenizedReviews) -> None:
+    """Raise where the reviews cannot be learned from.
+
+    Raises:
+        QualityError: a split is empty or has a row without a label.
+    """
+    for name, split in (("train", train_reviews), ("validation", validation_reviews)):
+        if len(split) == 0 or bool(split.labels.isnan().any()):
+            raise QualityError(f"the {name} split is empty or has reviews without a label; check the cleaned data")
+
+
+@dataclass
+class _Classification:
+    """To tell positive reviews from negative ones."""
+
+    network: SentimentNetwork
+    reviews: TokenizedReviews
+    validation_reviews: TokenizedReviews
+    tokens_per_batch: int
+    device: torch.device
+
+    def loss(self, network: nn.Module, rows: Tensor, padded_length: int) -> Tensor:
+        ids, lengths = self.reviews.batch(rows, padded_length)
+        logits = network(ids.to(self.device), lengths.to(self.device))
+        labels = self.reviews.labels[rows].to(self.device)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+    def count(self, rows: Tensor) -> int:
+        return len(rows)
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        kept = cast("SentimentNetwork", network)
+        logits = predict_logits(kept, self.validation_reviews, self.tokens_per_batch, self.device)
+        labels = self.validation_reviews.labels
+        # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
+        logits = logits.double() / fit_temperature(logits.numpy(), labels.numpy())
+        return {
+            "validation_loss": F.binary_cross_entropy_with_logits(logits, labels.double()).item(),
+            "validation_accuracy": ((logits > 0) == (labels > 0.5)).double().mean().item(),
+        }
+
+    def report(self, observer: Observer, metrics: dict[str, Any]) -> None:
+        observer.on_epoch(EpochMetrics(**metrics))

@@ -1,0 +1,50 @@
+"""A model and a table of scores as version 0.1 stored them, on 2026-11-27 at commit 530220c, are read by this one."""
+
+import gzip
+import json
+from pathlib import Path
+from shutil import copytree
+
+import polars as pl
+import pytest
+
+from sentiment_model.models.bundle import WEIGHTS, Predictor
+from sentiment_model.scoring.counts import total
+from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.table import ScoreTable
+
+STORED = Path(__file__).with_name("stored")
+ANSWERS = json.loads((STORED / "answers.json").read_text())
+
+
+def test_a_stored_model_answers_to_the_same_digits(tmp_path: Path) -> None:
+    bundle = copytree(STORED / "bundle", tmp_path / "bundle")
+    packed = bundle / f"{WEIGHTS}.gz"
+    (bundle / WEIGHTS).write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    predictor = Predictor.load(bundle)
+    assert predictor.digest == ANSWERS["digest"]
+    found = predictor.predict(pl.Series(ANSWERS["texts"]))
+    assert found["n_tokens"].to_list() == ANSWERS["n_tokens"]
+    assert found["probability"].to_list() == pytest.approx(ANSWERS["probability"], abs=1e-6)
+
+
+def test_a_stored_table_is_complete(tmp_path: Path) -> None:
+    folder = copytree(STORED / "table", tmp_path / "table")
+    (key,) = (path.name for path in (folder / "_log").iterdir())
+    table = ScoreTable(str(folder), key)
+    plan = table.plan(0)
+    assert plan is not None
+    files = {piece.file: piece.name for shard in plan.shards for piece in shard.pieces}
+    assert sorted(files.values()) == ["bad.csv", "reviews.csv"]
+    ledger = Ledger(table)
+    assert (ledger.unplanned(files), ledger.pending(files), ledger.to_plan_anew()) == ([], [], [])
+    assert list(ledger.unusable(files)) == ["bad.csv"]
+    (receipt,) = ledger.scored(files)
+    assert total([receipt]).scored == 5
+    (path,) = table.paths([receipt])
+    rows = pl.read_parquet(path, glob=False)
+    assert rows["text"].to_list() == ANSWERS["texts"]
+    assert rows["probability"].to_list() == pytest.approx(ANSWERS["probability"], abs=1e-6)
+    ledger.write_manifest("another")
+    assert table.manifest(1) is None  # which would name the rows twice
