@@ -8,11 +8,11 @@ what one holds that nobody disturbed, row by row.
 """
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -20,18 +20,14 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks.data import prepare
 from benchmarks.failpoints import POINTS, Armed
-from benchmarks.faults import prefect_server, write_inbox
 from benchmarks.isolated import ROOT
 from benchmarks.proxy import FAULTS, Fault, FaultyStore, faulty_store
 from benchmarks.published import Differences, count_rows, differences, manifest_files, unpublished, visible_files
-from benchmarks.registry import register_untrained
+from benchmarks.rounds import flow_command, last_line, numbered_folders, workplace
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 from sentiment_model.store.objects import Objects
 
-_SHARD_ROWS = 300
-_REVIEWS = 4000
 _MOST_STARTS = 12
 _RUN_SECONDS = 900
 _POINTS_A_ROUND = 7
@@ -89,31 +85,23 @@ class Bench:
         Raises:
             RuntimeError: that failed.
         """
-        self._folder = folder
+        self._folders = numbered_folders(folder)
         self._inbox = inbox
-        self._rounds = 0
         self._clean: dict[str, list[Path]] = {}
-        clean = self._new_folder()
+        clean = next(self._folders)
         if self._run(clean, str(clean / "store"), "clean", [], Armed({}, str(clean))):
-            raise RuntimeError(f"the undisturbed run failed: {_last_line(clean / 'clean.log')}")
+            raise RuntimeError(f"the undisturbed run failed: {last_line(clean / 'clean.log')}")
         self._clean = visible_files(clean / "store" / "scores")
         self.scored = count_rows({"scores": self._clean["scores"], "quarantine": []})
         self.rows = count_rows(self._clean)
-
-    def _new_folder(self) -> Path:
-        folder = self._folder / f"round-{self._rounds}"
-        self._rounds += 1
-        folder.mkdir()
-        return folder
 
     def _run(
         self, folder: Path, store: str, name: str, options: list[str], armed: Armed, within: Sequence[str] = ()
     ) -> int:
         """Run the flow once; return its exit status."""
-        files = ["--files.path", str(self._inbox), "--shard-rows", str(_SHARD_ROWS), "--workers", "2"]
         with (folder / f"{name}.log").open("wb") as log:
             return subprocess.run(
-                [*within, sys.executable, "-m", "benchmarks.failpoints", *files, *options],
+                [*within, *flow_command(self._inbox), *options],
                 cwd=ROOT,
                 env=os.environ | armed.environment() | {"SENTIMENT_STORE_URL": store},
                 stdout=log,
@@ -130,7 +118,7 @@ class Bench:
         store: str | None = None,
         runs: Sequence[tuple[Armed, Sequence[str]]] | None = None,
         copy: Callable[[Path], None] | None = None,
-    ) -> tuple[Round, Path]:
+    ) -> Round:
         """Score the files into a new table, and compare it with the undisturbed one.
 
         Args:
@@ -140,15 +128,12 @@ class Bench:
             runs: the runs that work at once, each with its failpoints and the command within which it runs.
             copy: copies the table of an object store to a folder, when all is done.
 
-        Returns:
-            the round and its folder.
-
         Raises:
             RuntimeError: a run comes to no end.
         """
         form, engine = where.split(", ")
         options = ["--output-format", form, "--engine", engine]
-        folder = self._new_folder()
+        folder = next(self._folders)
         played = Round(what, where)
         url = f"{store}/{folder.name}" if store else str(folder / "store")
 
@@ -158,7 +143,7 @@ class Bench:
                 played.starts += 1
                 if self._run(folder, url, name, options, armed, within) == 0:
                     return
-                played.failures.append(_last_line(folder / f"{name}.log"))
+                played.failures.append(last_line(folder / f"{name}.log"))
             raise RuntimeError(f"{folder} is not done after {_MOST_STARTS} starts: {played.failures[-1]}")
 
         plans = runs or [(Armed({}, str(folder)), ())]
@@ -167,14 +152,14 @@ class Bench:
             for each in work:
                 each.result()
         if self._run(folder, url, "again", options, Armed({}, str(folder))):
-            played.failures.append(_last_line(folder / "again.log"))
+            played.failures.append(last_line(folder / "again.log"))
         said = _LABELLED.findall((folder / "again.log").read_text())
         if said != [(str(self.scored), str(self.rows))]:
             played.untrue = f"{said} in place of {self.scored} of {self.rows}"
         if copy:
             copy(folder)
         self._compare(played, folder / "store" / "scores", form)
-        return played, folder
+        return played
 
     def _compare(self, played: Round, table: Path, form: str) -> None:
         if form == "delta":
@@ -190,11 +175,6 @@ class Bench:
         if form == "parquet":
             played.manifest = differences(self._clean, manifest_files(table))
             played.unpublished = len(unpublished(table))
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 def _copy(folder: Path) -> None:
@@ -217,12 +197,12 @@ def stores(bench: Bench, folder: Path, faults: Sequence[Fault], places: Sequence
         for place in places:
             for fault in faults:
                 with store.faults(fault):
-                    played, _ = bench.play(f"store: {FAULTS[fault]}", place, store=_BUCKET, copy=_copy)
+                    played = bench.play(f"store: {FAULTS[fault]}", place, store=_BUCKET, copy=_copy)
                 yield _counted(played, store)
             with store.faults(share=_SHARE, seed=seed):
                 two = [(Armed({}, str(folder)), ())] * 2
                 what = f"store: any of these, at {_SHARE:.0%} of all requests, two runs at once"
-                played, _ = bench.play(what, place, store=_BUCKET, runs=two, copy=_copy)
+                played = bench.play(what, place, store=_BUCKET, runs=two, copy=_copy)
             yield _counted(played, store)
 
 
@@ -241,7 +221,7 @@ def full_disks(bench: Bench, folder: Path) -> Iterator[Round]:
         hits = folder / f"full-{start}"
         hits.mkdir()
         armed = Armed(dict.fromkeys(some, 1), str(hits), full=True)
-        played, _ = bench.play("disk full", "parquet, local", runs=[(armed, ())])
+        played = bench.play("disk full", "parquet, local", runs=[(armed, ())])
         played.faults = dict.fromkeys(armed.fired(), 1)
         yield played
 
@@ -258,7 +238,7 @@ def machines(bench: Bench, folder: Path) -> Iterator[Round]:
         ahead = Armed(renewals, str(hits), full=True, clock=_HOUR, lease_seconds=0.4)
         here = Armed({}, str(hits), lease_seconds=0.4)
         what = "two machines with one host name, clocks an hour apart, renewals that fail"
-        played, _ = bench.play(what, place, runs=[(here, ()), (ahead, _APART)])
+        played = bench.play(what, place, runs=[(here, ()), (ahead, _APART)])
         played.faults = dict.fromkeys(ahead.fired(), 1)
         yield played
 
@@ -301,29 +281,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     output = options.output or (SAMPLES if options.quick else RESULTS)
     rounds: list[Round] = []
-    with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
-        folder = Path(temporary)
-        dataset = prepare(str(folder / "store"), _REVIEWS)
-        write_inbox(dataset.scan().select("raw").collect()["raw"], folder / "inbox")
-        os.environ.update({**register_untrained(folder, dataset), "SENTIMENT_DEVICE": "cpu"})
-        with prefect_server(folder):
-            bench = Bench(folder, folder / "inbox")
-            parts = [stores(bench, folder, (*FAULTS,), _PLACES, options.seed)]
-            if options.quick:
-                parts = [stores(bench, folder, ("unheard",), _PLACES[:1], options.seed)]
-            else:
-                parts = [full_disks(bench, folder), machines(bench, folder), *parts]
-            for part in parts:
-                for played in part:
-                    rounds.append(played)
-                    verdict = "good" if played.good else f"{played.files} {played.manifest} {played.untrue}"
-                    print(f"{played.what}, {played.where}: {verdict}; {played.starts} starts", flush=True)
-                    for line in played.failures:
-                        print(f"    failed: {line}", flush=True)
-                    # After each round, since all of them take long: whoever ends this early keeps what was found.
-                    numbers = {"seed": options.seed, "rows": bench.rows, "rounds": [asdict(each) for each in rounds]}
-                    tables = [_table(rounds, bench.rows)]
-                    markdown = write_results(output, "bad-days", "Scoring on bad days", tables, numbers)
+    with workplace() as (folder, inbox):
+        bench = Bench(folder, inbox)
+        if options.quick:
+            parts = [stores(bench, folder, ("unheard",), _PLACES[:1], options.seed)]
+        else:
+            every_fault = stores(bench, folder, (*FAULTS,), _PLACES, options.seed)
+            parts = [full_disks(bench, folder), machines(bench, folder), every_fault]
+        for played in itertools.chain(*parts):
+            rounds.append(played)
+            verdict = "good" if played.good else f"{played.files} {played.manifest} {played.untrue}"
+            print(f"{played.what}, {played.where}: {verdict}; {played.starts} starts", flush=True)
+            for line in played.failures:
+                print(f"    failed: {line}", flush=True)
+            # After each round, since all of them take long: whoever ends this early keeps what was found.
+            numbers = {"seed": options.seed, "rows": bench.rows, "rounds": [asdict(each) for each in rounds]}
+            markdown = write_results(output, "bad-days", "Scoring on bad days", [_table(rounds, bench.rows)], numbers)
     print(markdown)
     return int(not all(played.good for played in rounds))
 

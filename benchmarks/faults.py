@@ -7,44 +7,35 @@ table must hold what a run holds that nobody disturbed, row by row.
 """
 
 import argparse
-import gzip
 import itertools
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import polars as pl
-
-from benchmarks.data import prepare
 from benchmarks.failpoints import POINTS, STARTED, Armed
 from benchmarks.isolated import ROOT
 from benchmarks.published import Differences, count_rows, differences, manifest_files, unpublished, visible_files
-from benchmarks.registry import register_untrained
+from benchmarks.rounds import flow_command, last_line, numbered_folders, workplace
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 
 RANDOM = "a random moment"
-_SHARD_ROWS = 300
 _POINTS_A_ROUND = 7
 _RIVAL_EVERY = 3
 _ROUND_SECONDS = 1800
 _POLL_SECONDS = 0.1
 _MOST_MISSES = 8
 _KILLS = 100
-_REVIEWS = 4000
 
 
 @dataclass
@@ -87,10 +78,9 @@ class _Run:
         self._started.unlink(missing_ok=True)
         self._log = folder / f"{name}.log"
         environment = os.environ | armed.environment() | {"SENTIMENT_STORE_URL": str(folder / "store")}
-        options = ["--files.path", str(inbox), "--shard-rows", str(_SHARD_ROWS), "--workers", "2"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.failpoints", *options],
+                flow_command(inbox),
                 cwd=ROOT,
                 env=environment,
                 stdout=log,
@@ -125,8 +115,7 @@ class _Run:
 
     def last_words(self) -> str:
         """Return the last line that it wrote."""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it ended with status {self._process.returncode}"
+        return last_line(self._log) or f"it ended with status {self._process.returncode}"
 
 
 class _Ended(NamedTuple):
@@ -151,12 +140,11 @@ class Bench:
         Raises:
             RuntimeError: that failed.
         """
-        self._folder = folder
+        self._folders = numbered_folders(folder)
         self._inbox = inbox
         self._chance = random.Random(seed)
-        self._rounds = 0
         self._seconds = 0.0
-        clean = self._new_folder()
+        clean = next(self._folders)
         with self._start(clean, "clean", {}) as run:
             while run.status() is None:
                 self._seconds = run.work_seconds()
@@ -165,12 +153,6 @@ class Bench:
                 raise RuntimeError(f"the undisturbed run failed: {run.last_words()}")
         self._clean = visible_files(_table(clean))
         self.rows = count_rows(self._clean)
-
-    def _new_folder(self) -> Path:
-        folder = self._folder / f"round-{self._rounds}"
-        self._rounds += 1
-        folder.mkdir()
-        return folder
 
     def _start(self, folder: Path, name: str, points: dict[str, int]) -> _Run:
         kills = folder / name
@@ -188,7 +170,7 @@ class Bench:
         Raises:
             RuntimeError: it comes to no end.
         """
-        folder, played = self._new_folder(), Round(rival)
+        folder, played = next(self._folders), Round(rival)
         table, too_early = _table(folder), set[Path]()
         moment = self._chance.uniform(0, self._seconds) if at_random else None
         runs = [("killed", points, moment), *([("rival", dict[str, int](), None)] if rival else [])]
@@ -242,53 +224,6 @@ class Bench:
 
 def _table(folder: Path) -> Path:
     return folder / "store" / "scores"
-
-
-def write_inbox(reviews: pl.Series, folder: Path) -> None:
-    """Write reviews as files that make shards of each kind, with rows that cannot be scored among them."""
-    folder.mkdir()
-    rows = pl.DataFrame({"text": reviews}).with_row_index("id")
-    empty = pl.when(pl.col("id") % 40 == 7).then(pl.lit("")).otherwise("text")
-    parquet, text, small = rows[:1200], rows[1200:2200], rows[2200:2320]
-    parquet.with_columns(text=empty).write_parquet(folder / "a.parquet", row_group_size=_SHARD_ROWS)
-    with gzip.open(folder / "b.jsonl.gz", "wb") as file:
-        for part in text.iter_slices(100):
-            part.write_ndjson(file)
-            file.write(b'{"id": 0, "text": "cut o\n')
-    for number, part in enumerate(small.with_columns(text=empty).iter_slices(40)):
-        part.write_csv(folder / f"c{number}.csv")
-
-
-@contextmanager
-def prefect_server(folder: Path) -> Iterator[None]:
-    """Run a Prefect server on a free port while the block lasts, and lead this process and its children there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = os.environ | {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (folder / "prefect.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 600
-        while not _answers(f"{url}/health"):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Prefect's server does not start: {(folder / 'prefect.log').read_text()[-2000:]}")
-            time.sleep(0.5)
-        os.environ["PREFECT_API_URL"] = url
-        yield
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def play_rounds(bench: Bench, kills: int, seed: int) -> Iterator[Round]:
@@ -386,20 +321,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     output = options.output or (SAMPLES if options.kills < _KILLS else RESULTS)
     rounds: list[Round] = []
-    with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
-        folder = Path(temporary)
-        dataset = prepare(str(folder / "store"), _REVIEWS)
-        write_inbox(dataset.scan().select("raw").collect()["raw"], folder / "inbox")
-        os.environ.update({**register_untrained(folder, dataset), "SENTIMENT_DEVICE": "cpu"})
-        with prefect_server(folder):
-            bench = Bench(folder, folder / "inbox", options.seed)
-            for played in play_rounds(bench, options.kills, options.seed):
-                rounds.append(played)
-                print(_line(len(rounds), played), flush=True)
-                # After each round, since all of them take long: whoever ends this early keeps what was found.
-                tables = [_rows_table(rounds, bench.rows), _kills_table(rounds)]
-                numbers = {"seed": options.seed, "rows": bench.rows, "rounds": [asdict(each) for each in rounds]}
-                markdown = write_results(output, "faults", "Scoring that is killed", tables, numbers)
+    with workplace() as (folder, inbox):
+        bench = Bench(folder, inbox, options.seed)
+        for played in play_rounds(bench, options.kills, options.seed):
+            rounds.append(played)
+            print(_line(len(rounds), played), flush=True)
+            # After each round, since all of them take long: whoever ends this early keeps what was found.
+            tables = [_rows_table(rounds, bench.rows), _kills_table(rounds)]
+            numbers = {"seed": options.seed, "rows": bench.rows, "rounds": [asdict(each) for each in rounds]}
+            markdown = write_results(output, "faults", "Scoring that is killed", tables, numbers)
     print(markdown)
     return int(not all(played.good for played in rounds))
 
