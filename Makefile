@@ -21,7 +21,7 @@ stop: .venv/runtime
 	$(BIN)/python -m deploy.serve stop --state $(STATE)
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow --timeout=1800

@@ -132,10 +132,15 @@ def test_every_error_of_the_operations_table_is_in_the_code() -> None:
 
 
 def test_issue_templates_parse() -> None:
-    for path in ROOT.glob(".github/**/*.yml"):
+    for path in ROOT.glob(".github/ISSUE_TEMPLATE/*.yml"):
         form = yaml.safe_load(path.read_text())
         assert {"name", "description", "body"} <= form.keys(), path
         assert all(field["attributes"]["label"] for field in form["body"]), path
+
+
+def test_the_workflow_is_continuous_integration() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert [step["run"] for step in workflow["jobs"]["ci"]["steps"] if "run" in step] == [".ci/run"]
 
 
 @pytest.mark.parametrize("outcome", ["true", "false"])
