@@ -24,7 +24,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	$(BIN)/python -m pytest -m slow --timeout=1800 --numprocesses 2 --dist loadfile
 
 test-browser: .venv/dev
 	.ci/chromium

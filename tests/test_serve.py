@@ -331,6 +331,7 @@ def test_drift_starts_a_training(served: Served) -> None:
 @pytest.mark.slow
 def test_failed_runs_and_models_not_promoted_are_told(served: Served) -> None:
     refused = tiny_training(served.reviews, gate={"baseline_margin": 1.0})
+    refused["train"]["seed"] = 1  # another model than the champion, which would stay what it is
     assert served.finish(served.start_run("train/ad-hoc-training", **refused)).state.is_completed()  # type: ignore[union-attr]
     wait_for(lambda: any("is not champion" in text for text in served.messages), "the message")
     (told,) = [text for text in served.messages if "is not champion" in text]
