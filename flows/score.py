@@ -146,12 +146,14 @@ def _check(run: ScoringRun, work: Work, figures: Figures, summary: ScoringSummar
         SourceError: a file is broken, or there is no row.
         QualityError: too many rows cannot be scored, or too much has drifted.
     """
-    # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
-    known = summary.reused and (summary.removed or not work.inbox.is_one_file(str(run.files.path)))
-    if summary.nothing or known:
+    if summary.nothing:
         return
-    if summary.unusable:
+    # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
+    is_one_file = work.inbox.is_one_file(str(run.files.path))
+    if summary.unusable and is_one_file:
         raise SourceError(unusable_message(summary))
+    if summary.reused and (summary.removed or not is_one_file):
+        return
     figures.counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{drift_message(summary)}; the scores are published; look at them before they are used")

@@ -464,9 +464,12 @@ def test_a_broken_file_fails_alone_and_once(
     assert list(summary.unusable) == [name]
     assert any(f"broken: {name}: " in message for message in caplog.messages)
     assert f"- {name}: " in newest_artifact_of_a_flow("scores")
+    reviews(5, 2000).write_csv(inbox / "f.csv")  # what arrives later does not meet it again
+    summary = score(run)
+    assert (summary.reused, summary.scored, list(summary.unusable)) == (False, 5, [name])
     (inbox / name).unlink()
     summary = score(run)
-    assert (summary.reused, summary.scored, summary.unusable) == (True, 1040, {})
+    assert (summary.reused, summary.scored, summary.unusable) == (True, 1045, {})
 
 
 def test_rows_that_cannot_be_scored_fail_the_run_that_meets_them(champion: Tracker, tmp_path: Path) -> None:
