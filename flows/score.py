@@ -154,6 +154,8 @@ def _check(run: ScoringRun, work: Work, figures: Figures, summary: ScoringSummar
         raise SourceError(unusable_message(summary))
     if summary.reused and (summary.removed or not is_one_file):
         return
+    if not (figures.counts.rows_in or is_one_file):  # the new files of an inbox are empty, which is no error
+        return
     figures.counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":
         raise QualityError(f"{drift_message(summary)}; the scores are published; look at them before they are used")

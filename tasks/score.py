@@ -59,6 +59,7 @@ class FetchedModel(NamedTuple):
     name="fetch model",
     task_run_name="fetch {model_uri}",
     cache_policy=NO_CACHE,  # an alias moves
+    persist_result=False,  # which would pickle the whole model
     **RETRIES,
     timeout_seconds=3600,
 )

@@ -467,6 +467,9 @@ def test_a_broken_file_fails_alone_and_once(
     reviews(5, 2000).write_csv(inbox / "f.csv")  # what arrives later does not meet it again
     summary = score(run)
     assert (summary.reused, summary.scored, list(summary.unusable)) == (False, 5, [name])
+    (inbox / "empty.csv").write_text("text\n")
+    summary = score(run)
+    assert (summary.reused, summary.scored, list(summary.unusable)) == (False, 0, [name])
     (inbox / name).unlink()
     summary = score(run)
     assert (summary.reused, summary.scored, summary.unusable) == (True, 1045, {})

@@ -66,12 +66,13 @@ class Work:
         """
         self._tried |= set(tried)
         self.receipts |= done
+        self.failures |= failed  # all of them first, to be told should the store fail now
         for shard, error in failed.items():
-            if len(shard.pieces) == 1 or isinstance(error, StoreError | ModelError | ConfigurationError):
-                self.failures[shard] = error
-            # The claim of a lost worker on another machine looks as if it were alive.
-            elif receipt := self.table.cancel(shard.id, in_work=isinstance(error, WorkerLostError)):
-                self.receipts[shard.id] = receipt
+            if len(shard.pieces) > 1 and not isinstance(error, StoreError | ModelError | ConfigurationError):
+                del self.failures[shard]
+                # The claim of a lost worker on another machine looks as if it were alive.
+                if receipt := self.table.cancel(shard.id, in_work=isinstance(error, WorkerLostError)):
+                    self.receipts[shard.id] = receipt
         self.ledger.update(self.receipts.values())
         self._plan()
 
