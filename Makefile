@@ -80,4 +80,4 @@ lock: | .venv/bin/python
 	rm requirements.lock.orig
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
