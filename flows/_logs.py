@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from sentiment_model.errors import SentimentError
 from sentiment_model.redaction import redacted
@@ -26,9 +27,11 @@ def _redacting(factory: Callable[..., logging.LogRecord]) -> Callable[..., loggi
 
     def make(*args: object, **options: object) -> logging.LogRecord:
         record = factory(*args, **options)
-        message = record.getMessage()
-        if (shown := redacted(message)) != message:
-            record.msg, record.args = shown, None
+        # A message that does not fit its arguments is left to the handler, which says so and lets the program go on.
+        with suppress(TypeError, ValueError, KeyError):
+            message = record.getMessage()
+            if (shown := redacted(message)) != message:
+                record.msg, record.args = shown, None
         if record.exc_info and record.exc_info[1]:
             record.exc_text = redacted("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
         return record

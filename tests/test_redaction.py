@@ -118,6 +118,12 @@ def test_no_library_logs_a_password(
     assert "w@rd" not in caplog.text
 
 
+def test_a_message_that_does_not_fit_its_arguments_ends_no_program(capfd: pytest.CaptureFixture[str]) -> None:
+    record = logging.getLogger("urllib3").makeRecord("urllib3", logging.INFO, "x.py", 1, "%d", ("one",), None)
+    logging.StreamHandler().handle(record)
+    assert "Logging error" in capfd.readouterr().err
+
+
 def test_counts_named_by_the_data_are_text_in_the_table(settings_in: Path, prefect_server: None) -> None:
     source = "<b>shop</b> [a](http://evil) s3://key:secret@bucket"
 
