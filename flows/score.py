@@ -79,9 +79,10 @@ def score(run: ScoringRun) -> ScoringSummary:
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     with _store_errors(table.url):
         work = Work(inbox, table, lambda ledger: plan(ledger, inbox.files, run, settings.store_url))
-    run_id = f"{key}-{_hash(inbox.files)}"
+    dataset = _hash(inbox.files)
+    run_id = f"{key}-{dataset}"
     log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if work.new else None
-    job = _job(run, work, model, shadow, log)
+    job = _job(run, work, dataset, model, shadow, log)
     with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
         seconds = _score(job, work, settings.device, model, shadow)
         work.finish(run_id)
@@ -105,7 +106,12 @@ def score(run: ScoringRun) -> ScoringSummary:
 
 
 def _job(
-    run: ScoringRun, work: Work, model: FetchedModel, shadow: FetchedModel | None, log: TrainingRunLog | None
+    run: ScoringRun,
+    work: Work,
+    dataset: str,
+    model: FetchedModel,
+    shadow: FetchedModel | None,
+    log: TrainingRunLog | None,
 ) -> ScoringJob:
     return ScoringJob(
         table=work.table.url,
@@ -119,7 +125,7 @@ def _job(
             "model_uri": run.model_uri,
             "model_version": model.version,
             "model_digest": model.description.digest,
-            "dataset": _hash(work.inbox.files),
+            "dataset": dataset,
             "prefect_flow_run": str(flow_run.id or ""),
             "mlflow_run": log.run_id if log else "",
             "scoring_key": work.table.key,
@@ -130,9 +136,9 @@ def _job(
 
 def _score(job: ScoringJob, work: Work, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None) -> float:
     """Score what is pending, and what that leaves to plan anew; return the seconds that took."""
-    started = time.perf_counter()
-    if not work.pending():
+    if not work.new:
         return 0.0
+    started = time.perf_counter()
     while shards := work.pending():
         done, failed = score_shards(job.model_copy(update={"splits": work.splits}), device, model, shadow, shards)
         work.settle(shards, done, failed)
@@ -148,13 +154,13 @@ def _check(run: ScoringRun, work: Work, figures: Figures, summary: ScoringSummar
     """
     if summary.nothing:
         return
-    # What an earlier run found of the files of an inbox, it has said; of a file that is named, it is asked.
+    # What an earlier run found of the files of an inbox, it has said, and new ones that are empty are no error; of a
+    # file that is named, it is asked.
     is_one_file = work.inbox.is_one_file(str(run.files.path))
     if summary.unusable and is_one_file:
         raise SourceError(unusable_message(summary))
-    if summary.reused and (summary.removed or not is_one_file):
-        return
-    if not (figures.counts.rows_in or is_one_file):  # the new files of an inbox are empty, which is no error
+    nothing_new = summary.reused or not summary.rows_in
+    if (nothing_new and not is_one_file) or (summary.reused and summary.removed):
         return
     figures.counts.check_quality(run.files)
     if summary.drifted and run.drift.action == "fail":

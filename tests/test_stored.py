@@ -7,11 +7,13 @@ from shutil import copytree
 
 import polars as pl
 import pytest
+from prefect.utilities.importtools import from_qualified_name
 
 from sentiment_model.models.bundle import WEIGHTS, Predictor
 from sentiment_model.scoring.counts import total
 from sentiment_model.scoring.ledger import Ledger
 from sentiment_model.scoring.table import ScoreTable
+from sentiment_model.store.datasets import DatasetRef
 
 STORED = Path(__file__).with_name("stored")
 ANSWERS = json.loads((STORED / "answers.json").read_text())
@@ -27,6 +29,10 @@ def test_a_stored_model_answers_to_the_same_digits(tmp_path: Path) -> None:
     found = predictor.predict(pl.Series(ANSWERS["texts"]))
     assert found["n_tokens"].to_list() == ANSWERS["n_tokens"]
     assert found["probability"].to_list() == pytest.approx(ANSWERS["probability"], abs=1e-6)
+
+
+def test_what_prefect_remembers_of_a_run_is_found_by_its_old_name() -> None:
+    assert from_qualified_name("sentiment_model.store.DatasetRef") is DatasetRef
 
 
 def test_a_stored_table_is_complete(tmp_path: Path) -> None:

@@ -131,22 +131,27 @@ class ModelRegistry:
             reused = version is not None
             if version is None:
                 version = self._log_model(bundle, name, run_id, {**tags, DIGEST_TAG: digest})
-            self._mark_champion(name)  # a person may have moved the alias
-            held_back = self._held_back(version, compared_with, is_better=is_better) if promote else None
+            number, champion = str(version.version), self._champion(name)
+            if champion is not None:
+                self._mark_champion(name, champion)  # a person may have moved the alias
+            held_back = self._held_back(version, champion, compared_with, is_better=is_better) if promote else None
             promote = promote and held_back is None
             for key, value in tags.items():
                 self._client.set_model_version_tag(name, version.version, key, value)
             self._client.set_registered_model_alias(name, CHALLENGER, version.version)
-            if promote:
-                self._promote(name, str(version.version))
-            is_champion = self._champion(name) == str(version.version)
-        return RegisteredVersion(name, str(version.version), is_champion, reused, held_back)
+            if promote and champion != number:
+                if champion is not None:
+                    self._client.set_registered_model_alias(name, PREVIOUS, champion)
+                self._client.set_registered_model_alias(name, CHAMPION, number)
+                self._mark_champion(name, number)
+        return RegisteredVersion(name, number, promote or champion == number, reused, held_back)
 
-    def _held_back(self, version: ModelVersion, compared_with: str | None, *, is_better: bool) -> str | None:
+    def _held_back(
+        self, version: ModelVersion, champion: str | None, compared_with: str | None, *, is_better: bool
+    ) -> str | None:
         """Return why a version that the gate has passed is not made champion all the same, or None where it is."""
         if moment := version.tags.get(ROLLED_BACK_TAG):
             return f"version {version.version} was rolled back on {moment}"
-        champion = self._champion(version.name)
         if champion is None or champion == str(version.version):
             return None
         if champion != compared_with:
@@ -189,20 +194,11 @@ class ModelRegistry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _promote(self, name: str, version: str) -> None:
-        champion = self._champion(name)
-        if champion != version:
-            if champion is not None:
-                self._client.set_registered_model_alias(name, PREVIOUS, champion)
-            self._client.set_registered_model_alias(name, CHAMPION, version)
-            self._mark_champion(name)
-
-    def _mark_champion(self, name: str) -> None:
-        """Write on the champion since when it is known to have been one."""
-        champion = self._champion(name)
-        if champion is not None and PROMOTED_TAG not in self._client.get_model_version(name, champion).tags:
+    def _mark_champion(self, name: str, version: str) -> None:
+        """Write on a champion since when it is known to have been one."""
+        if PROMOTED_TAG not in self._client.get_model_version(name, version).tags:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._client.set_model_version_tag(name, champion, PROMOTED_TAG, now)
+            self._client.set_model_version_tag(name, version, PROMOTED_TAG, now)
 
     def _champion(self, name: str) -> str | None:
         version = self._client.get_registered_model(name).aliases.get(CHAMPION)

@@ -42,10 +42,7 @@ def train(
     pretrained: Mapping[str, Tensor] | None = None,
     fixed_embedding: bool = False,
 ) -> TrainingResult:
-    """Train until the epochs are done or validation stops improving, resuming from `checkpoint` where it exists.
-
-    With an initialised process group, each process computes its share of every global batch and all end with the same
-    weights; the loss is that of one process on the global batch.
+    """Train a classifier, see :func:`sentiment_model.training.loop.run_training`.
 
     Args:
         train_reviews: labelled reviews; a label may be a probability.
