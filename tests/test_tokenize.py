@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.store.datasets import DatasetWriter
-from sentiment_model.text.clean import SPLITS
 from sentiment_model.text.normalise import normalise
+from sentiment_model.text.sides import SPLITS
 from sentiment_model.text.tokenize import TOKEN_SCHEMA, encode, read_tokens, write_tokens
 from sentiment_model.text.vocabulary import Vocabulary
 

@@ -1,22 +1,22 @@
 """The Large Movie Review Dataset (Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011).
 
-One file holds one review: `aclImdb/train/pos/0_9.txt` is number 0, rated 9. The archive is read member by
-member and never extracted, so no path in it can name a place outside; what only an attack would hold is
-quarantined.
+One file holds one review: `aclImdb/train/pos/0_9.txt` is number 0, rated 9. Its film is in line 0 of
+`aclImdb/train/urls_pos.txt`, and is its group. The archive is read member by member and never extracted, so no path in
+it can name a place outside; what only an attack would hold is quarantined.
 """
 
 import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
 import polars as pl
 
-from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import SourceError
 from sentiment_model.sources.lines import read_chunks
 from sentiment_model.sources.locations import Location, find
@@ -36,6 +36,9 @@ _METADATA = (
     tarfile.SOLARIS_XHDTYPE,
 )
 _REVIEW = re.compile(r"(?:^|/)(train|test)/(pos|neg|unsup)/(\d+)_(\d+)\.txt$")
+_URLS = re.compile(r"(?:^|/)(train|test)/urls_(pos|neg|unsup)\.txt$")
+_FILM = re.compile(r"/title/(tt\d+)")
+_MAX_URLS_BYTES = 32 << 20
 _FOLDERS = [(split, kind) for split in ("train", "test") for kind in ("pos", "neg", "unsup")]
 
 
@@ -44,7 +47,9 @@ def aclimdb_config(config: IngestConfig) -> IngestConfig:
     return config.model_copy(
         update={
             "preset": None,
-            "columns": Columns(text="text", label="label", rating="rating", review_id="review_id"),
+            "columns": LabelledColumns(
+                text="text", label="label", rating="rating", review_id="review_id", group="film"
+            ),
             "positive_labels": ("pos",),
             "negative_labels": ("neg",),
         }
@@ -60,6 +65,8 @@ def aclimdb_fingerprints(path: str) -> dict[str, str]:
     digest = hashlib.sha256()
     for name, review in _files(root):
         digest.update(f"{name}\0{'' if review.is_symlink() else sha256_of(review)}\n".encode())
+    for name, urls in _url_files(root):
+        digest.update(f"{name}\0{sha256_of(urls)}\n".encode())
     return {"aclImdb": digest.hexdigest()}
 
 
@@ -72,7 +79,12 @@ def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Ba
         SourceError: there are no reviews, or the archive is damaged, too large, or a bomb.
     """
     root = Path(path)
-    items = _from_folder(root, max_text_bytes) if root.is_dir() else _from_archive(_archive(path), max_text_bytes)
+    if root.is_dir():
+        films = _films((name, urls.read_bytes()) for name, urls in _url_files(root))
+        items = _from_folder(root, max_text_bytes)
+    else:
+        films = _films(_urls_of_archive(_archive(path)))
+        items = _from_archive(_archive(path), max_text_bytes)
     records: list[_Record] = []
     faults: list[tuple[str, int, Fault]] = []
     size = 0
@@ -85,10 +97,10 @@ def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Ba
             records.append(item)
             size += len(item.text)
         if len(records) + len(faults) >= batch_rows or size >= BATCH_BYTES:
-            yield _batch(records, faults)
+            yield _batch(records, faults, films)
             records, faults, size = [], [], 0
     if records or faults:
-        yield _batch(records, faults)
+        yield _batch(records, faults, films)
     if empty:
         raise SourceError(f"no reviews in {path}: expected files such as aclImdb/train/pos/0_9.txt")
 
@@ -102,7 +114,7 @@ class _Record(NamedTuple):
     rating: float | None
 
 
-def _batch(records: list[_Record], faults: list[tuple[str, int, Fault]]) -> Batch:
+def _batch(records: list[_Record], faults: list[tuple[str, int, Fault]], films: dict[str, str]) -> Batch:
     table = pl.DataFrame(
         records,
         schema={
@@ -115,7 +127,8 @@ def _batch(records: list[_Record], faults: list[tuple[str, int, Fault]]) -> Batc
         },
         orient="row",
     )
-    frame = table.select("review_id", "text", "label", "rating")
+    film = pl.Series("film", [films.get(_place(record.review_id)) for record in records], pl.String())
+    frame = table.select("review_id", "text", "label", "rating", film)
     origin = table.select("file", pl.lit(1, pl.Int64()).alias("row"), "source")
     return Batch(frame, origin, quarantined(faults), tuple(frame.columns))
 
@@ -137,12 +150,51 @@ def _parse(name: str, match: re.Match[str], content: bytes) -> _Record | Fault:
     )
 
 
+def _place(review_id: str) -> str:
+    """Return where a review stands, which is all of its id but the rating: `train/pos/0`."""
+    return review_id.rpartition("_")[0]
+
+
+def _films(files: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+    """Return the film of each review that the files with their names and content have one for, by its place."""
+    films: dict[str, str] = {}
+    for name, content in files:
+        match = _URLS.search(name)
+        if match is None:
+            continue
+        for number, line in enumerate(content.decode("latin-1").splitlines()):
+            if film := _FILM.search(line):
+                films[f"{match[1]}/{match[2]}/{number}"] = film[1]
+    return films
+
+
+def _url_files(root: Path) -> Iterator[tuple[str, Path]]:
+    base = _base(root)
+    for split, kind in _FOLDERS:
+        urls = base / split / f"urls_{kind}.txt"
+        if urls.is_file() and not urls.is_symlink() and urls.stat().st_size <= _MAX_URLS_BYTES:
+            yield f"{split}/{urls.name}", urls
+
+
+def _urls_of_archive(archive: Location) -> Iterator[tuple[str, bytes]]:
+    """Yield the files that name the films; they may stand behind the reviews, so the archive is read twice."""
+    with _open_tar(archive) as tar:
+        for member in tar:
+            if member.isreg() and _URLS.search(member.name) and member.size <= _MAX_URLS_BYTES:
+                yield member.name, cast("IO[bytes]", tar.extractfile(member)).read()
+            tar.members.clear()  # type: ignore[attr-defined]  # as below
+
+
+def _base(root: Path) -> Path:
+    return root / "aclImdb" if (root / "aclImdb").is_dir() else root
+
+
 def _too_long(size: int, limit: int) -> Fault:
     return Fault("text_too_long", f"{size} bytes, above max_text_bytes {limit}")
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    base = root / "aclImdb" if (root / "aclImdb").is_dir() else root
+    base = _base(root)
     for folder in _FOLDERS:
         where = base.joinpath(*folder)
         if where.is_symlink():

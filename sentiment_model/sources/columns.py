@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from sentiment_model.config import Columns, Preset, ReviewFiles
+from sentiment_model.config import Columns, LabelledColumns, Preset, ReviewFiles
 from sentiment_model.errors import SourceError
 from sentiment_model.text.reviews import Batch
 
@@ -17,12 +17,21 @@ class Mapping:
     columns: Columns
     unlabelled: tuple[str, ...] = ()
 
+    @property
+    def group(self) -> str | None:
+        """The column with the group, where reviews are read to learn from."""
+        return self.columns.group if isinstance(self.columns, LabelledColumns) else None
+
 
 PRESETS: dict[Preset, Mapping] = {
     # https://amazon-reviews-2023.github.io: JSON Lines; the title is not joined to the text.
-    "amazon-reviews-2023": Mapping(Columns(text="text", rating="rating", written_at="timestamp")),
+    "amazon-reviews-2023": Mapping(
+        LabelledColumns(text="text", rating="rating", written_at="timestamp", group="parent_asin")
+    ),
     # https://business.yelp.com/data/resources/open-dataset: JSON Lines in yelp_academic_dataset_review.json.
-    "yelp": Mapping(Columns(text="text", rating="stars", review_id="review_id", written_at="date")),
+    "yelp": Mapping(
+        LabelledColumns(text="text", rating="stars", review_id="review_id", written_at="date", group="business_id")
+    ),
     # The Play Console's monthly export, UTF-16 CSV.
     "google-play": Mapping(
         Columns(

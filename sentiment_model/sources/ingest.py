@@ -17,7 +17,7 @@ from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA, Batch
 
-INGEST = Stage("ingest", 1)
+INGEST = Stage("ingest", 2)
 
 BATCH_ROWS = 20_000
 _LABELS = {1: "positive", 0: "negative", None: "unlabelled"}
@@ -87,7 +87,12 @@ class _Tally:
         self._sources: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
-        self._absent = dict.fromkeys(_named_columns(config))
+        self._grouped = 0
+        self._group = mapping_of(config).group
+        wanted = _named_columns(config)
+        if config.preset:  # of which there are dumps with and without it
+            wanted = [name for name in wanted if name != self._group]
+        self._absent = dict.fromkeys(wanted)
         self._columns: dict[str, None] = {}
 
     def add(self, batch: Batch, reviews: pl.DataFrame, rejects: pl.DataFrame, neutral: int) -> None:
@@ -95,6 +100,7 @@ class _Tally:
         self._rows_in += len(batch.origin) + len(batch.rejects)
         self._rows += len(reviews)
         self._neutral += neutral
+        self._grouped += reviews["group"].count()
         self._labels.update({_LABELS[label]: n for label, n in reviews["label"].value_counts().iter_rows()})
         self._sources.update(dict(reviews["source"].value_counts().iter_rows()))
         self._reasons.update(dict(rejects["reason"].value_counts().iter_rows()))
@@ -130,6 +136,8 @@ class _Tally:
             raise SourceError(
                 f"no file of {where} has the column {next(iter(self._absent))!r}; there are {', '.join(self._columns)}"
             )
+        if config.source == "files" and not config.preset and self._group and not self._grouped:
+            raise SourceError(f"no review of {where} has a group in the column {self._group!r}; name another or none")
 
     def _table(self) -> str:
         width = max((len(reason) for reason in self._reasons), default=0)
@@ -145,6 +153,7 @@ class _Tally:
             "rows": self._rows,
             "quarantined": self._quarantined,
             "neutral": self._neutral,
+            "with_group": self._grouped,
             "labels": {name: self._labels[name] for name in _LABELS.values()},
             "sources": dict(sorted(self._sources.items())),
             "reasons": dict(self._reasons.most_common()),

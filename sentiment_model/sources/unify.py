@@ -35,6 +35,7 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
             _value(batch, columns.review_id).alias("review_id"),
             _blank_as_null(_value(batch, columns.label), *mapping.unlabelled).alias("given"),
             _blank_as_null(_value(batch, columns.rating)).alias("stars"),
+            _value(batch, mapping.group).str.strip_chars().replace("", None).alias("group"),
             moment(_column(batch, columns.written_at)).alias("written_at"),
         ]
     )

@@ -1,7 +1,4 @@
-"""Clean: normalised text, every text once, and a split in which no text is on two sides.
-
-A review's side is a function of its normalised text and the salt, so it does not change when more data arrives.
-"""
+"""Clean: normalised text, every text once, and a split in which no text is on two sides."""
 
 import hashlib
 from typing import Any
@@ -14,12 +11,11 @@ from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.normalise import normalise
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, REVIEW_SCHEMA
+from sentiment_model.text.sides import LABELLED, SPLITS, Sides, sides
 
-CLEAN = Stage("clean", 1)
+CLEAN = Stage("clean", 2)
 
-SPLITS = ("train", "validation", "test", "unlabelled")
 CLEAN_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "split": pl.String(), "text_hash": pl.Binary()})
-_LABELLED = SPLITS[:3]
 _LABELS = {"positive": 1, "negative": 0}
 
 
@@ -50,10 +46,11 @@ def write_cleaned(
 
     The parts have the review schema with normalised text, plus `split` (one of :data:`SPLITS`) and `text_hash`, in
     the order of the input. Of equal texts the first is kept, a labelled one rather than an unlabelled one. A text
-    with both labels is removed. A text that the test has from its own sources is kept there and dropped elsewhere.
+    with both labels is removed. A text that the test has from its own sources is kept there and dropped elsewhere. What
+    is kept is then split, see :func:`sentiment_model.text.sides.sides`.
 
-    The reviews are read twice: for the hashes, which decide what becomes of each row, and to be written. Memory
-    grows by about 100 bytes with each distinct text, whatever its length.
+    The reviews are read three times: for the hashes, which decide what becomes of each row, for groups and dates, and
+    to be written. Memory grows by about 100 bytes with each distinct text, whatever its length, and 24 with each row.
 
     Args:
         writer: where to write.
@@ -61,22 +58,25 @@ def write_cleaned(
         test: a test set of its own in the same schema, whose labelled reviews are then the test together with
             those of `config.test_only_sources`; None holds out a share of the reviews too.
         unlabelled: more reviews in the same schema, whose labels are not read, or None.
-        config: shares and sources of the split.
+        config: kind, shares and sources of the split.
 
     Returns:
         counts: `rows_in`, and where they went: `rows` (and those by split and label), `quarantined`, `duplicates`,
-        `contradictions` (rows whose text has both labels) and `also_in_test`.
+        `contradictions` (rows whose text has both labels), `also_in_test`, and `on_no_side` (unlabelled reviews of what
+        is held out, and undated ones in a split by time); and how the rows were split.
 
     Raises:
-        QualityError: train, validation or test would lack one of the two labels.
+        QualityError: train, validation or test would lack one of the two labels, or the reviews cannot be split so.
     """
     if unlabelled is not None:
         reviews = pl.concat([reviews, unlabelled.with_columns(label=pl.lit(None, pl.Int8))])
     rows = _prepare(reviews, test, config)
-    texts = _decide(rows, config, own_test=test is not None)
-    counts = _count(texts)
+    texts = _decide(rows)
+    split, facts = _split(texts, rows, config, own_test=test is not None)
+    texts = texts.with_columns(split)
+    counts = _count(texts) | facts
     _check(counts)
-    kept = texts.drop_nulls("kept_row")
+    kept = texts.drop_nulls(["kept_row", "split"])
     # The split of every row, in the order of the rows; null where it is dropped.
     splits = pl.repeat(None, counts["rows_in"], dtype=pl.Enum(SPLITS), eager=True).alias("split")
     splits = splits.scatter(kept["kept_row"], kept["split"])
@@ -114,20 +114,20 @@ def _prepare(reviews: pl.LazyFrame, test: pl.LazyFrame | None, config: CleanConf
     )
 
 
-def _decide(rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> pl.DataFrame:
+def _decide(rows: pl.LazyFrame) -> pl.DataFrame:
     """Decide what becomes of each text.
 
     Returns:
         a line for each distinct text, and one (with a null `text`) for those that are empty: `rows` (how many have
         the text), `relevant_rows` (without those dropped because a held-out review has it), `kept_row` (the number
-        of the row to keep; null for none), and its `label` and `split`.
+        of the row to keep; null for none), its `label`, and whether it `is_test` by its source.
     """
     row, label = pl.col("row"), pl.col("label")
     is_test = label.is_not_null() & pl.col("held_out")
     texts = (
         rows.with_row_index("row")
         .select(
-            text=pl.col("text_hash").bin.reinterpret(dtype=pl.UInt128, endianness="big"),
+            text=_number(pl.col("text_hash")),
             row=row,
             labelled_row=pl.when(label.is_not_null()).then(row),
             test_row=pl.when(is_test).then(row),
@@ -151,25 +151,38 @@ def _decide(rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> pl.Da
         .then(pl.col("test_label") == pl.col("max_test_label"))
         .otherwise(label.is_null() | (label == pl.col("max_label")))
     )
-    place = pl.col("text").cast(pl.Float64) / 2.0**128  # the hash as a number from 0 to 1
-    test_share = 0.0 if own_test else config.test_share
     return texts.select(
         "text",
         "rows",
         relevant_rows=pl.when(in_test).then("test_rows").otherwise("rows"),
         kept_row=pl.when(usable).then(pl.coalesce("test_row", "labelled_row", "row")),
         label=pl.coalesce("test_label", "label"),
-        split=pl.when(in_test)
-        .then(pl.lit("test"))
-        .when(label.is_null())
-        .then(pl.lit("unlabelled"))
-        .when(place < config.validation_share)
-        .then(pl.lit("validation"))
-        .when(place < config.validation_share + test_share)
-        .then(pl.lit("test"))
-        .otherwise(pl.lit("train"))
-        .cast(pl.Enum(SPLITS)),
+        is_test=in_test,
     )
+
+
+def _split(texts: pl.DataFrame, rows: pl.LazyFrame, config: CleanConfig, *, own_test: bool) -> Sides:
+    """Return the side of each text, null for those that are not kept, and how they were split."""
+    of_rows = rows.select("group", "written_at").collect(engine="streaming")
+    kept = texts.drop_nulls("kept_row")
+    found = kept.hstack(of_rows[kept["kept_row"]])
+    groups = found.select(pl.col("group").drop_nulls().unique())
+    places = groups.with_columns(group_place=_place(_number(text_hash(pl.col("group"), config.salt))))
+    reviews = found.join(places, on="group", how="left", maintain_order="left").with_columns(
+        text_place=_place(pl.col("text"))
+    )
+    split, facts = sides(reviews, config, own_test=own_test)
+    placed = kept.select("text").with_columns(split)
+    return Sides(texts.join(placed, on="text", how="left", maintain_order="left")["split"], facts)
+
+
+def _number(digest: pl.Expr) -> pl.Expr:
+    return digest.bin.reinterpret(dtype=pl.UInt128, endianness="big")
+
+
+def _place(number: pl.Expr) -> pl.Expr:
+    """Return a hash as a number from 0 to 1."""
+    return number.cast(pl.Float64) / 2.0**128
 
 
 def _rejects(empty: pl.DataFrame) -> pl.DataFrame:
@@ -183,32 +196,34 @@ def _rejects(empty: pl.DataFrame) -> pl.DataFrame:
 
 
 def _count(texts: pl.DataFrame) -> dict[str, Any]:
-    empty, kept = pl.col("text").is_null(), pl.col("kept_row").is_not_null()
+    empty, usable = pl.col("text").is_null(), pl.col("kept_row").is_not_null()
+    kept = usable & pl.col("split").is_not_null()
     rows, relevant = pl.col("rows"), pl.col("relevant_rows")
     counts = texts.select(
         rows_in=rows.sum(),
         rows=kept.sum(),
         quarantined=rows.filter(empty).sum(),
         duplicates=(relevant - 1).filter(kept).sum(),
-        contradictions=relevant.filter(~kept & ~empty).sum(),
+        contradictions=relevant.filter(~usable & ~empty).sum(),
+        on_no_side=relevant.filter(usable & ~kept).sum(),
         also_in_test=(rows - relevant).filter(~empty).sum(),
     ).row(0, named=True)
     groups = texts.filter(kept).group_by("split", "label").len()
     sizes = {(split, label): size for split, label, size in groups.iter_rows()}
-    labelled = {split: {name: sizes.get((split, label), 0) for name, label in _LABELS.items()} for split in _LABELLED}
+    labelled = {split: {name: sizes.get((split, label), 0) for name, label in _LABELS.items()} for split in LABELLED}
     return {**counts, "splits": {**labelled, "unlabelled": sizes.get(("unlabelled", None), 0)}}
 
 
 def _check(counts: dict[str, Any]) -> None:
     """Raise where the splits cannot train and test a classifier."""
-    for split in _LABELLED:
+    for split in LABELLED:
         sizes = counts["splits"][split]
         if all(sizes.values()):
             continue
         found = [name for name, size in sizes.items() if size]
         raise QualityError(
             f"{split} has {f'only {found[0]}' if found else 'no'} reviews: of {counts['rows_in']:,} rows, "
-            f"{sum(sum(counts['splits'][name].values()) for name in _LABELLED):,} distinct labelled reviews are left "
+            f"{sum(sum(counts['splits'][name].values()) for name in LABELLED):,} distinct labelled reviews are left "
             f"({counts['splits']['unlabelled']:,} are unlabelled, {counts['contradictions']:,} contradictory, "
             f"{counts['quarantined']:,} without text); add reviews of both labels, or change the shares, salt and "
             "sources of the split"

@@ -15,6 +15,7 @@ REVIEW_SCHEMA = pl.Schema(
         "label": pl.Int8(),  # 1 positive, 0 negative, null unlabelled
         "rating": pl.Float64(),  # in the source's own scale
         "source": pl.String(),
+        "group": pl.String(),  # what the review is about, or who wrote it; null where nobody knows
         "written_at": pl.Datetime("us", "UTC"),
     }
 )

@@ -16,7 +16,7 @@ from sentiment_model.config import TokenizeConfig
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
-from sentiment_model.text.clean import SPLITS
+from sentiment_model.text.sides import SPLITS
 from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
 
 TOKENIZE = Stage("tokenize", 2)

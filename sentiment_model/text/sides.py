@@ -1,0 +1,147 @@
+"""On which side of the split each review is: by group, by time, or by its text.
+
+A classifier that was tested on reviews of products that it was trained on is tested on names that it has learned. So
+all reviews of a group are on one side where groups are known. A side by group or text is a function of the group's or
+the text's hash and the salt: it does not change when more reviews arrive. A side by time does, as time goes on.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from sentiment_model.config import CleanConfig
+from sentiment_model.errors import QualityError
+
+SPLITS = ("train", "validation", "test", "unlabelled")
+LABELLED = SPLITS[:3]
+_SIDE = pl.Enum(SPLITS)
+_FEWEST_GROUPS = 2  # of a side: nothing is known of how one group differs from another
+
+
+class Sides(NamedTuple):
+    """Where reviews are.
+
+    Attributes:
+        split: the side of each review, one of :data:`SPLITS`; null for one that is on none.
+        facts: how they were split, and what shares came of it.
+    """
+
+    split: pl.Series
+    facts: dict[str, Any]
+
+
+def sides(reviews: pl.DataFrame, config: CleanConfig, *, own_test: bool) -> Sides:
+    """Put reviews on their sides.
+
+    An unlabelled review is trained on, and so it is on no side where its group or its time is held out. A review
+    without a date is on no side of a split by time. One without a group is a group of its own.
+
+    Args:
+        reviews: distinct reviews with `label` (null for none), `is_test` (those that the test has from its own
+            sources), `text_place` and `group_place` (the hash as a number from 0 to 1; null for no group), `group` and
+            `written_at`.
+        config: kind, shares and salt of the split.
+        own_test: whether the test has sources of its own, so that none of the others is held out for it.
+
+    Raises:
+        QualityError: the split needs groups or dates that there are not, or one side gets nearly all or nothing.
+    """
+    shares = {"validation": config.validation_share, "test": 0.0 if own_test else config.test_share}
+    drawn = pl.col("label").is_not_null() & ~pl.col("is_test")
+    kind = config.split_by
+    if kind == "auto":
+        kind = "group" if reviews.select((drawn & pl.col("group").is_not_null()).any()).item() else "text"
+    facts: dict[str, Any] = {"split_by": kind}
+    if kind == "time":
+        side, cuts = _by_time(reviews.filter(drawn), shares)
+        facts |= cuts
+    elif kind == "group" and reviews.filter(drawn)["group"].count() == 0:
+        raise QualityError(
+            "clean.split_by is `group`, but no labelled review has a group: name its column with ingest.columns.group, "
+            "or choose `text`"
+        )
+    else:
+        side = _by_place(pl.coalesce("group_place", "text_place") if kind == "group" else pl.col("text_place"), shares)
+    # A text without a group is on its own: nothing else of it can be held out.
+    is_alone = pl.col("group").is_null() if kind == "group" else pl.lit(kind == "text")
+    split = reviews.select(
+        split=pl.when("is_test")
+        .then(pl.lit("test", _SIDE))
+        .when(pl.col("label").is_not_null())
+        .then(side)
+        .when(is_alone | (side == "train"))
+        .then(pl.lit("unlabelled", _SIDE))
+    ).to_series()
+    placed = reviews.with_columns(split).filter(pl.col("label").is_not_null() & pl.col("split").is_not_null())
+    if kind != "text":
+        _check(placed.filter(~pl.col("is_test")), shares)
+    return Sides(split, facts | _groups(placed))
+
+
+def _by_place(place: pl.Expr, shares: Mapping[str, float]) -> pl.Expr:
+    validation = shares["validation"]
+    return (
+        pl.when(place < validation)
+        .then(pl.lit("validation", _SIDE))
+        .when(place < validation + shares["test"])
+        .then(pl.lit("test", _SIDE))
+        .otherwise(pl.lit("train", _SIDE))
+    )
+
+
+def _by_time(reviews: pl.DataFrame, shares: Mapping[str, float]) -> tuple[pl.Expr, dict[str, Any]]:
+    """Return the side, and from when on reviews are held out; reviews of one moment are on one side."""
+    times = reviews["written_at"].drop_nulls().sort()
+    if 2 * len(times) <= len(reviews):
+        raise QualityError(
+            f"clean.split_by is `time`, but only {len(times):,} of {len(reviews):,} labelled reviews have a date that "
+            "can be read: name its column with ingest.columns.written_at, or choose another split"
+        )
+    time, dated = pl.col("written_at"), len(times)
+    side = pl.when(time.is_null()).then(pl.lit(None, _SIDE))
+    cuts = {}
+    for name in ("test", "validation"):
+        if (count := round(shares[name] * dated)) and not times.is_empty():
+            start = times[max(0, len(times) - count)]
+            side = side.when(time >= start).then(pl.lit(name, _SIDE))
+            times = times.filter(times < start)
+            cuts[f"{name}_from"] = start.isoformat()
+    return side.otherwise(pl.lit("train", _SIDE)), cuts
+
+
+def _groups(placed: pl.DataFrame) -> dict[str, Any]:
+    """Return how many groups each side has, and how many reviews of the test are of groups that training knows."""
+    known = placed.drop_nulls("group")
+    if known.is_empty():
+        return {}
+    groups = {split: known.filter(pl.col("split") == split)["group"].unique() for split in LABELLED}
+    trained_on = pl.concat([groups["train"], groups["validation"]])
+    return {
+        "groups": {split: len(names) for split, names in groups.items()},
+        "without_group": len(placed) - len(known),
+        "test_of_known_groups": known.filter(split="test")["group"].is_in(trained_on.implode()).sum(),
+    }
+
+
+def _check(drawn: pl.DataFrame, shares: Mapping[str, float]) -> None:
+    """Raise where the sides are too far from what was asked for to train or to judge a model."""
+    if drawn.is_empty():
+        return
+    found, wanted = (drawn["split"] == "train").mean(), 1.0 - sum(shares.values())
+    units = (
+        drawn.group_by(pl.coalesce("group", pl.col("text_place").cast(pl.String)).alias("unit"))
+        .agg(rows=pl.len(), split=pl.col("split").unique())
+        .sort("rows", "unit", descending=[True, False])
+    )
+    largest = units.row(0, named=True)
+    state = (
+        f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
+        "reviews; add groups, or change clean.salt, the shares or clean.split_by"
+    )
+    if found < wanted / 2:
+        raise QualityError(f"train has {found:.0%} of the reviews instead of {wanted:.0%}: {state}")
+    for name, share in shares.items():
+        count = units.filter(pl.col("split").list.contains(name)).height
+        if share and count < _FEWEST_GROUPS:
+            raise QualityError(f"{name} has {count} groups, at least {_FEWEST_GROUPS} wanted: {state}")
