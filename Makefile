@@ -7,7 +7,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults lock clean
+.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults bench-gate lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -51,6 +51,9 @@ bench-bulk: .venv/benchmarks
 
 bench-gpu: .venv/benchmarks
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+bench-gate: .venv/dev
+	$(BIN)/python -m benchmarks.gate $(ARGS)
 
 bench-faults: .venv/dev
 	$(BIN)/python -m benchmarks.faults $(ARGS)

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.data import clean, ingest, tokenize
-from sentiment_model.config import Columns, IngestConfig, ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.config import IngestConfig, LabelledColumns, ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.store.datasets import Store
 
 
@@ -58,7 +58,7 @@ def prepare(path: str, store: str) -> dict[str, Any]:
     Returns:
         `reviews` and `seconds`.
     """
-    run = TrainingRun(ingest=IngestConfig(source="files", path=path, columns=Columns(label="label")))
+    run = TrainingRun(ingest=IngestConfig(source="files", path=path, columns=LabelledColumns(label="label")))
     folder = Store(store)
     started = time.perf_counter()
     ingested = ingest(folder, run.ingest)

@@ -13,7 +13,8 @@ from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
 from sentiment_model.evaluation.job import read_evaluation
-from sentiment_model.evaluation.report import METRIC_NAMES, interval
+from sentiment_model.evaluation.metrics import METRICS
+from sentiment_model.evaluation.report import interval
 from sentiment_model.redaction import redacted
 from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
@@ -43,7 +44,7 @@ def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -
     lines = [""]
     for title, scores in tests.items():
         lines += [f"{title} ({scores.rows:,}), with {100 * evaluation.confidence:g} % intervals"]
-        lines += [f"  {name:<18} {interval(scores.metrics[key], key)}" for key, name in METRIC_NAMES.items()]
+        lines += [f"  {name:<20} {interval(scores.metrics[key], key)}" for key, name in METRICS.items()]
     validation = (evaluation.validation, evaluation.baseline_validation)
     model, baseline = (interval(scores.metrics["accuracy"], "accuracy") for scores in validation)
     lines += [

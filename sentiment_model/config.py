@@ -16,6 +16,7 @@ Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
 Cell = Literal["rnn", "lstm", "gru", "mingru", "qrnn"]
 Pooling = Literal["last", "max", "mean"]
 SplitBy = Literal["auto", "group", "time", "text"]
+GateMetric = Literal["macro_f1", "balanced_accuracy", "matthews", "accuracy", "roc_auc", "log_loss", "brier"]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
 
@@ -295,8 +296,14 @@ class EvaluateConfig(Config):
 
 
 class GateConfig(Config):
-    """When a new model may become champion; accuracies are shares on the headline test rows."""
+    """When a new model may become champion, by the headline test reviews.
 
+    The metric is the macro-F1 by default, the mean of both classes' F1. The F1 of a class needs its recall and its
+    precision: neither to name the larger class only nor to name the smaller one too often is rewarded. Where both are
+    equally frequent it is near the accuracy.
+    """
+
+    metric: GateMetric = Field("macro_f1", description="What a model is judged by.")
     min_rows: int = Field(
         200,
         ge=1,
@@ -304,18 +311,29 @@ class GateConfig(Config):
         description="With fewer test rows than this no model is promoted; an accuracy of 90 % of 200 is known to "
         "4 points.",
     )
-    majority_level: float = Field(
-        0.05,
-        gt=0.0,
-        le=1.0,
-        description="Largest p-value of the sign test that a challenger knows more than which class is the larger one; "
-        "1 leaves it out.",
+    min_groups: int = Field(
+        20,
+        ge=2,
+        title="Fewest test groups",
+        description="With test rows of fewer groups than this no model is promoted; intervals over few groups are too "
+        "narrow. A row without a group is one of its own.",
     )
-    champion_margin: float = Field(
-        0.005, ge=0.0, le=1.0, description="How far below the champion's accuracy a challenger may be."
+    majority_confidence: float = Field(
+        0.95,
+        ge=0.0,
+        lt=1.0,
+        description="In what share of the resamples a challenger must be better than to always name the larger class; "
+        "0 leaves it out.",
+    )
+    champion_confidence: float = Field(
+        0.84,
+        ge=0.0,
+        lt=1.0,
+        description="In what share of the resamples a challenger must be better than the champion; 0.84 asks for a "
+        "difference of one standard error.",
     )
     baseline_margin: float = Field(
-        0.0, ge=-1.0, le=1.0, description="How far above the linear baseline's accuracy a challenger must be."
+        0.0, ge=-1.0, le=1.0, description="How far above the linear baseline's metric a challenger's must be."
     )
     max_slice_drop: float = Field(
         0.05,

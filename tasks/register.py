@@ -79,7 +79,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
             promote=decision.promote,
             tags=_tags(dataset, found, decision, metrics),
             compared_with=found.champion.version if found.champion else None,
-            is_better=found.champion is not None and found.champion.difference.value > 0,
+            is_better=any((rule.value or 0.0) > 0.5 for rule in decision.rules if rule.name == "champion"),
         )
     reason = decision.summary
     if registered.held_back:

@@ -29,6 +29,7 @@ def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame
     return pl.DataFrame(
         {
             "review_id": [f"r{i:03d}" for i in range(rows)],
+            "group": pl.Series([None] * rows, dtype=pl.String),
             "source": ["rotten_tomatoes" if i % 5 == 0 else "imdb" for i in range(rows)],
             "text": [f"it is {'not ' * (i % 2)}good {i}" for i in range(rows)],
             "label": pl.Series(labels, dtype=pl.Int8),
@@ -106,8 +107,11 @@ def test_the_champion_is_compared_on_the_same_rows() -> None:
     model, champion = correct(headline), correct(headline, "champion")
     assert found.only_model_right == (model & ~champion).sum()
     assert found.only_champion_right == (~model & champion).sum()
-    assert found.difference.value == pytest.approx((model.mean() or 0) - (champion.mean() or 0))
-    assert found.difference.low < found.difference.value < found.difference.high
+    difference = found.differences["accuracy"]
+    assert difference.value == pytest.approx((model.mean() or 0) - (champion.mean() or 0))
+    assert difference.low < difference.value < difference.high
+    assert difference.better_share == 1
+    assert found.p_value is not None
     assert found.p_value < 1e-6
     assert all(part.champion_accuracy is not None for part in evaluate(test, champion_version="4").slices)
 
@@ -123,7 +127,7 @@ def test_the_champion_is_not_judged_by_what_it_was_trained_on() -> None:
     unseen = test.filter(~pl.col("seen"), pl.col("source") == "imdb")
     assert (found.rows, found.seen) == (len(unseen), 320 - len(unseen))
     assert found.accuracy.value == 0.0
-    assert found.difference.value == pytest.approx(correct(unseen).mean())
+    assert found.differences["accuracy"].value == pytest.approx(correct(unseen).mean())
     parts = [part for part in result.slices if part.kind == "length"]
     assert sum(part.unseen_rows for part in parts) == len(unseen)
     assert {part.champion_accuracy for part in parts} == {0.0}
@@ -138,13 +142,44 @@ def test_the_champion_is_not_judged_by_what_it_was_trained_on() -> None:
     }
     everything = evaluate(test.with_columns(seen=pl.lit(value=True)), champion_version="4").champion
     assert everything is not None
-    assert (everything.rows, everything.seen) == (0, 320)
+    assert (everything.rows, everything.seen, everything.differences) == (0, 320, {})
 
 
 def test_equal_models_do_not_differ() -> None:
     found = evaluate(held_out(champion=pl.col("probability"), seen=pl.lit(value=False)), champion_version="4").champion
     assert found is not None
-    assert (found.difference.low, found.difference.high, found.p_value) == (0, 0, 1)
+    assert {(found.low, found.high, found.better_share) for found in found.differences.values()} == {(0, 0, 0)}
+    assert found.p_value == 1
+
+
+def test_intervals_and_comparisons_count_groups() -> None:
+    """The champion is as good, but wrong on all reviews of a few groups where the model is wrong here and there."""
+    group, truth = pl.int_range(pl.len()) // 20, pl.col("label").cast(pl.Float64)
+    champion = pl.when(group % 9 == 4).then(1 - truth).otherwise(truth)
+    alone = held_out(champion=champion, seen=pl.lit(value=False))
+    grouped = alone.with_columns(group=pl.format("film {}", group))
+    by_row, by_group = (evaluate(test, champion_version="4") for test in (alone, grouped))
+    assert (by_row.test.groups, by_group.test.groups) == (320, 20)
+    assert by_row.champion is not None
+    assert by_group.champion is not None
+    assert (by_row.champion.groups, by_group.champion.groups) == (320, 20)
+    assert by_group.champion.p_value is None
+    wider = [
+        (by_group.champion.accuracy, by_row.champion.accuracy),
+        (by_group.champion.differences["macro_f1"], by_row.champion.differences["macro_f1"]),
+    ]
+    for clustered, independent in wider:
+        assert clustered.value == independent.value
+        assert clustered.high - clustered.low > 1.5 * (independent.high - independent.low)
+
+
+def test_always_naming_the_larger_class_is_no_better_than_that() -> None:
+    test = held_out(label=(pl.int_range(pl.len()) % 7 != 0).cast(pl.Int8), probability=pl.lit(0.9))
+    found = evaluate(test)
+    assert found.test.metrics["accuracy"].value > 0.8
+    assert found.over_majority["macro_f1"].value == found.over_majority["macro_f1"].better_share == 0
+    assert found.test.metrics["recall_negative"].value == found.test.metrics["matthews"].value == 0
+    assert evaluate(held_out()).over_majority["macro_f1"].better_share == 1
 
 
 def test_slices_of_a_kind_hold_every_review_once_and_in_order() -> None:

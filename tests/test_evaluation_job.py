@@ -33,6 +33,7 @@ def reviews(count: int, split: str, first: int, predictor: Predictor, *, right: 
         {
             "review_id": [f"r{i}" for i in range(first, first + count)],
             "source": "shop",
+            "group": pl.Series([None] * count, dtype=pl.String),
             "text": texts,
             "label": pl.Series(labels, dtype=pl.Int8),
             "split": split,

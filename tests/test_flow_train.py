@@ -87,8 +87,8 @@ def test_a_second_run_reuses_every_stage(trained: TrainingSummary, reviews: Path
 
 
 def test_only_what_depends_on_a_change_runs_again(trained: TrainingSummary, reviews: Path) -> None:
-    lenient = {"champion_margin": 1.0, "max_slice_drop": 1.0}  # which is better is chance here
-    lenient |= {"baseline_margin": -1.0, "majority_level": 1.0}
+    lenient = {"champion_confidence": 0.0, "max_slice_drop": 1.0}  # which is better is chance here
+    lenient |= {"baseline_margin": -1.0, "majority_confidence": 0.0}
     run = training_run(reviews, model={"cell": "gru", "hidden_size": 8, "embedding_size": 16}, gate=lenient)
     again = train(run)
     assert again.reused == ["ingest", "clean", "tokenize", "baseline"]

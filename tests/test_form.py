@@ -102,7 +102,7 @@ def test_whole_runs_are_accepted_too(profile: Any) -> None:
         ("model", "pooling", [], "[] should be non-empty"),
         ("model", "bidirectional", "yes", "'yes' is not one of [True, False]"),
         ("ingest", "preset", "imbd", "'imbd' is not one of"),
-        ("gate", "champion_margin", 2, "2 is greater than the maximum of 1"),
+        ("gate", "baseline_margin", 2, "2 is greater than the maximum of 1"),
         ("clean", "salt", "x" * 65, "is too long"),
         ("clean", "no_such_field", 1, "'no_such_field' was unexpected"),
     ],

@@ -4,18 +4,24 @@ import math
 
 import pytest
 
+from benchmarks.gate import NIGHTS, RULES, simulate
 from sentiment_model.config import GateConfig
 from sentiment_model.evaluation.evaluate import ChampionComparison, Evaluation, Scores, SliceScore
 from sentiment_model.evaluation.gate import GateDecision, RuleResult, decide
-from sentiment_model.evaluation.metrics import METRICS, Interval
+from sentiment_model.evaluation.metrics import METRICS, Difference, Interval
 
 
 def scores(accuracy: float) -> Scores:
     metrics = {name: Interval(value=accuracy, low=accuracy, high=accuracy) for name in METRICS}
     return Scores(
-        rows=1000, positives=500, metrics=metrics,
+        rows=1000, groups=1000, positives=500, metrics=metrics,
         true_positives=400, false_positives=100, true_negatives=400, false_negatives=100,
     )  # fmt: skip
+
+
+def differences(value: float, better_share: float) -> dict[str, Difference]:
+    found = Difference(value=value, low=value - 0.01, high=value + 0.01, better_share=better_share)
+    return dict.fromkeys(METRICS, found)
 
 
 def part(name: str, rows: int, change: float | None, accuracy: float = 0.8, seen: int = 0) -> SliceScore:
@@ -36,6 +42,8 @@ def evaluation(
     model: float = 0.9,
     baseline: float = 0.88,
     against_champion: float | None = None,
+    better_share: float = 0.9,
+    over_majority: float = 1.0,
     slices: list[SliceScore] | None = None,
     seen: int | None = 0,
     test: Scores | None = None,
@@ -45,9 +53,10 @@ def evaluation(
         champion = ChampionComparison(
             version="7",
             rows=1000 - (seen or 0),
+            groups=1000 - (seen or 0),
             seen=seen,
             accuracy=Interval(value=0.9, low=0.88, high=0.92),
-            difference=Interval(value=against_champion, low=against_champion - 0.01, high=against_champion + 0.01),
+            differences=differences(against_champion, better_share),
             only_model_right=10,
             only_champion_right=12,
             p_value=0.832,
@@ -57,6 +66,7 @@ def evaluation(
         recurrent_test=scores(model), recurrent_validation=scores(model),
         separate={},
         baseline_test=scores(baseline), baseline_validation=scores(baseline),
+        over_baseline=differences(model - baseline, 0.9), over_majority=differences(0.3, over_majority),
         champion=champion, slices=slices or [], mistakes=[],
         temperature=1.0, calibration_error_before=0.0, reliability_before=[], reliability_after=[],
         roc_curve=[], history=[], lineage=[], confidence=0.95,
@@ -77,11 +87,51 @@ def test_the_model_must_beat_the_baseline(baseline: float, margin: float, passed
 
 
 @pytest.mark.parametrize(
-    ("difference", "passed"), [(0.02, True), (0.0, True), (-0.004, True), (0.85 - 0.855, True), (-0.006, False)]
+    ("share", "confidence", "passed"),
+    [(0.85, 0.84, True), (0.84, 0.84, True), (0.83, 0.84, False), (0.0, 0.84, False), (0.1, 0.0, True)],
 )
-def test_the_model_may_be_little_worse_than_the_champion(difference: float, passed: bool) -> None:
-    decision = decide(evaluation(against_champion=difference), GateConfig(champion_margin=0.005))
+def test_the_model_must_be_better_than_the_champion(share: float, confidence: float, passed: bool) -> None:
+    found = evaluation(against_champion=0.02, better_share=share)
+    decision = decide(found, GateConfig(champion_confidence=confidence))
     assert rules(decision)["champion"].passed is decision.promote is passed
+
+
+@pytest.mark.parametrize(("share", "confidence", "passed"), [(0.96, 0.95, True), (0.94, 0.95, False), (0.0, 0.0, True)])
+def test_the_model_must_know_more_than_the_larger_class(share: float, confidence: float, passed: bool) -> None:
+    decision = decide(evaluation(over_majority=share), GateConfig(majority_confidence=confidence))
+    assert rules(decision)["majority"].passed is decision.promote is passed
+
+
+def test_over_many_nights_the_champion_gets_better_and_never_worse() -> None:
+    """With one test for all nights, of retrainings equally good, ever worse, and better from some night on."""
+    *_, ours = RULES.values()
+    seeds = range(5)
+    for nights in ("equally good, give or take 0.2 points", "each 0.3 points worse than the champion"):
+        ends = [simulate(ours, NIGHTS[nights], 200, seed)[-1] - 0.91 for seed in seeds]
+        assert min(ends) > -0.007
+        assert sum(ends) / len(ends) > -0.004
+    histories = [simulate(ours, NIGHTS["one point better from night 100 on"], 110, seed) for seed in range(9)]
+    assert sum(history[-1] > history[99] for history in histories) >= 7
+
+
+def test_the_metric_is_a_choice() -> None:
+    found = evaluation(against_champion=0.0)
+    assert found.champion is not None
+    better, worse = differences(0.1, 1.0)["accuracy"], differences(-0.1, 0.0)["accuracy"]
+    found.champion.differences |= {"matthews": better, "macro_f1": worse}
+    assert decide(found, GateConfig(metric="matthews")).promote
+    refused = decide(found, GateConfig())
+    assert not refused.promote
+    assert "macro-F1 -10.00 points from that of champion version 7" in refused.summary
+    assert "Matthews correlation +0.1000 from that of" in decide(found, GateConfig(metric="matthews")).summary
+
+
+@pytest.mark.parametrize(("groups", "seen", "passed"), [(20, 0, True), (19, 0, False), (1000, 981, False)])
+def test_too_few_groups_judge_nobody(groups: int, seen: int, passed: bool) -> None:
+    test = scores(0.9).model_copy(update={"groups": groups})
+    found = evaluation(against_champion=0.1 if seen else None, seen=seen, test=test)
+    decision = decide(found, GateConfig(min_rows=1))
+    assert rules(decision)["groups"].passed is decision.promote is passed
 
 
 @pytest.mark.parametrize(
@@ -103,36 +153,6 @@ def test_too_few_rows_judge_nobody(rows: int, seen: int, passed: bool) -> None:
     assert rules(decision)["rows"].reason.startswith(f"{rows - seen} test reviews")
 
 
-@pytest.mark.parametrize(
-    ("positives", "negatives", "passed"),
-    [
-        ((159, 0), (0, 2), False),  # all positive
-        ((150, 9), (2, 0), False),  # less accurate than that
-        ((950, 0), (4, 46), False),  # 4 of 4 may be luck
-        ((950, 0), (5, 45), True),  # p = 1/32
-        ((940, 10), (30, 20), True),
-        ((0, 500), (500, 0), False),  # half of the reviews, whichever way
-        ((300, 200), (300, 200), True),
-    ],
-)
-def test_a_model_must_know_more_than_the_larger_class(
-    positives: tuple[int, int], negatives: tuple[int, int], passed: bool
-) -> None:
-    """Given as right and wrong answers of each class."""
-    test = scores(0.95).model_copy(
-        update={
-            "rows": sum(positives) + sum(negatives),
-            "positives": sum(positives),
-            "true_positives": positives[0],
-            "false_negatives": positives[1],
-            "true_negatives": negatives[0],
-            "false_positives": negatives[1],
-        }
-    )
-    decision = decide(evaluation(test=test), GateConfig(min_rows=1))
-    assert rules(decision)["majority"].passed is decision.promote is passed
-
-
 def test_a_champion_of_which_nobody_knows_what_it_has_seen_is_not_judged() -> None:
     decision = decide(evaluation(against_champion=0.5, seen=None), GateConfig())
     assert not decision.promote
@@ -142,21 +162,21 @@ def test_a_champion_of_which_nobody_knows_what_it_has_seen_is_not_judged() -> No
 def test_without_a_champion_only_the_baseline_is_asked() -> None:
     decision = decide(evaluation(slices=[part("short", 500, None)]), GateConfig())
     assert decision.summary == (
-        "Promoted: 1,000 test reviews, at least 200 wanted; 500 of 1,000 reviews are of one class; of 500 that only "
-        "the model or only who always names that class gets right, the model gets 400 (sign test p = 8.3e-44, at most "
-        "0.05 wanted); accuracy 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 points "
-        "wanted); no other model is champion; no slice to compare: no other champion."
+        "Promoted: 1,000 test reviews, at least 200 wanted; they are of 1,000 groups, at least 20 wanted; 500 of 1,000 "
+        "reviews are of one class; macro-F1 +30.00 points from that of always naming it, better in 100.0% of the "
+        "resamples (95% wanted); macro-F1 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 "
+        "points wanted); no other model is champion; no slice to compare: no other champion."
     )
     assert rules(decision)["champion"].value is rules(decision)["slices"].threshold is None
 
 
 def test_a_refusal_names_the_rules_that_failed_and_no_others() -> None:
     slices = [part("short", 1234, -0.0812), part("long", 1000, -0.01)]
-    decision = decide(evaluation(against_champion=-0.01, slices=slices), GateConfig())
+    decision = decide(evaluation(against_champion=-0.01, better_share=0.025, slices=slices), GateConfig())
     assert decision.summary == (
-        "Not promoted: accuracy -1.00 points from that of champion version 7 (interval -2.00 to +0.00, McNemar "
-        "p = 0.83, at least -0.50 points wanted); of all slices, length: short (1,234 reviews) compares worst with "
-        "the champion (-8.12 points, at least -5.00 points wanted)."
+        "Not promoted: macro-F1 -1.00 points from that of champion version 7 (interval -2.00 points to +0.00 points), "
+        "better in 2.5% of the resamples (84% wanted); of all slices, length: short (1,234 reviews) compares worst "
+        "with the champion (-8.12 points, at least -5.00 points wanted)."
     )
 
 
@@ -177,7 +197,7 @@ def test_a_slice_is_judged_by_the_rows_that_the_champion_has_not_seen() -> None:
 
 
 def test_a_number_that_is_none_never_passes() -> None:
-    decision = decide(evaluation(model=math.nan, against_champion=math.nan), GateConfig())
+    decision = decide(evaluation(model=math.nan, against_champion=math.nan, better_share=math.nan), GateConfig())
     assert not decision.promote
     assert not rules(decision)["baseline"].passed
     assert not rules(decision)["champion"].passed

@@ -3,22 +3,27 @@
 import tracemalloc
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn import metrics as sk
+from statsmodels.stats.proportion import proportion_confint
 
 from sentiment_model.evaluation import metrics
 from sentiment_model.evaluation.metrics import (
     METRICS,
+    Bootstrap,
     Floats,
     Interval,
     WeightedMetrics,
     calibration_error,
-    intervals,
     mean_interval,
+    number_groups,
     reliability,
     resamples,
+    share_interval,
 )
 
 
@@ -41,7 +46,11 @@ def test_metrics_equal_those_of_scikit_learn_under_any_weights(rows: int, seed: 
     predicted = probabilities >= 0.5
     expected = {
         "accuracy": sk.accuracy_score(labels, predicted, sample_weight=weights),
-        "f1": sk.f1_score(labels, predicted, sample_weight=weights, zero_division=0),
+        "macro_f1": sk.f1_score(labels, predicted, sample_weight=weights, average="macro", zero_division=0),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted, sample_weight=weights),
+        "matthews": sk.matthews_corrcoef(labels, predicted, sample_weight=weights),
+        "recall_positive": sk.recall_score(labels, predicted, sample_weight=weights),
+        "recall_negative": sk.recall_score(1 - labels, ~predicted, sample_weight=weights),
         "roc_auc": sk.roc_auc_score(labels, probabilities, sample_weight=weights),
         "average_precision": sk.average_precision_score(labels, probabilities, sample_weight=weights),
         "brier": sk.brier_score_loss(labels, probabilities, sample_weight=weights),
@@ -110,7 +119,9 @@ def test_the_interval_of_the_calibration_error_covers_the_truth_although_the_est
     truth = np.mean([abs(part.mean()) for part in np.array_split((probabilities - share)[order], 15)])
     runs = 60
     found = [
-        intervals(*overconfident(400, seed)[:2], bins=15, samples=200, confidence=0.9)["calibration_error"]
+        Bootstrap.of(*overconfident(400, seed)[:2], np.arange(400), bins=15, samples=200).intervals(0.9)[
+            "calibration_error"
+        ]
         for seed in range(runs)
     ]
     assert np.mean([error.value for error in found]) > 1.4 * truth
@@ -121,14 +132,16 @@ def test_the_interval_of_the_calibration_error_covers_the_truth_although_the_est
 def test_every_interval_holds_its_estimate() -> None:
     for seed in range(10):
         for name, found in _intervals(*predictions(500, seed)).items():
-            assert 0 <= found.low <= found.value <= found.high, (name, found)
+            assert 0 <= found.low <= found.value <= found.high <= 1, (name, found)
 
 
 def test_one_class_leaves_the_ranking_undefined_and_the_rest_defined() -> None:
     probabilities = np.array([0.2, 0.6, 0.9])
     negative = _intervals(np.zeros(3), probabilities)
     undefined = {name for name, found in negative.items() if np.isnan([found.value, found.low, found.high]).all()}
-    assert undefined == {"roc_auc", "average_precision"}
+    assert undefined == {
+        "macro_f1", "balanced_accuracy", "matthews", "recall_positive", "roc_auc", "average_precision"
+    }  # fmt: skip
     assert negative["accuracy"].value == pytest.approx(1 / 3)
     positive = _intervals(np.ones(3), probabilities)
     assert np.isnan(positive["roc_auc"].value)
@@ -166,16 +179,88 @@ def test_intervals_are_the_same_in_every_run_and_for_every_chunk_size(monkeypatc
 
 def test_the_mean_has_the_interval_of_the_normal_approximation() -> None:
     values = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=5000)
-    found = mean_interval(values, samples=1000, confidence=0.95)
+    found = mean_interval(values, np.arange(5000), samples=1000, confidence=0.95)
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert found.value == pytest.approx(values.mean())
     assert [found.low, found.high] == pytest.approx([values.mean() - half, values.mean() + half], abs=half / 5)
 
 
-def test_every_resample_draws_as_many_rows_as_there_are() -> None:
-    chunks = list(resamples(7, 25))
+def test_every_resample_draws_as_many_groups_as_there_are() -> None:
+    groups = np.array([0, 1, 1, 2, 3, 3, 3])
+    chunks = list(resamples(groups, 25))
     assert sum(len(chunk) for chunk in chunks) == 25
-    assert all((chunk.sum(axis=1) == 7).all() for chunk in chunks)
+    weights = np.concatenate(chunks)
+    assert (weights[:, 1] == weights[:, 2]).all()
+    assert (weights[:, 4] == weights[:, 5]).all()
+    assert (weights[:, [0, 1, 3, 4]].sum(axis=1) == 4).all()
+    assert len(np.unique(weights, axis=0)) > 15
+
+
+def clustered(groups: int, each: int, seed: int) -> tuple[Floats, NDArray[np.intp]]:
+    """Rows that are right or wrong, mostly all of a group, and their groups; three in four are right."""
+    generator = np.random.default_rng(seed)
+    of_group = generator.random(groups) < 0.75
+    same = generator.random((groups, each)) < 0.6
+    right = np.where(same, of_group[:, None], generator.random((groups, each)) < 0.75)
+    return right.ravel().astype(float), np.repeat(np.arange(groups), each)
+
+
+@pytest.mark.parametrize("kind", ["mean", "share"])
+def test_intervals_count_groups_not_rows(kind: str) -> None:
+    """Of 400 rows in 40 groups, the interval for as many rows on their own is far too narrow."""
+
+    def interval(right: Floats, groups: NDArray[np.intp]) -> Interval:
+        if kind == "share":
+            return share_interval(right, groups, 0.9)
+        return mean_interval(right, groups, samples=200, confidence=0.9)
+
+    runs = [clustered(groups=40, each=10, seed=seed) for seed in range(100)]
+    by_group = sum(found.low <= 0.75 <= found.high for found in (interval(*run) for run in runs))
+    by_row = sum(
+        found.low <= 0.75 <= found.high for found in (interval(right, np.arange(len(right))) for right, _ in runs)
+    )
+    assert by_row < 65
+    assert by_group >= 80
+
+
+def test_the_interval_of_a_share_is_wilsons_where_rows_are_on_their_own() -> None:
+    right = np.array([1.0] * 27 + [0.0] * 3)
+    found = share_interval(right, np.arange(30), 0.95)
+    assert [found.low, found.high] == pytest.approx(proportion_confint(27, 30, method="wilson"), abs=0.004)
+    perfect = share_interval(np.ones(30), np.repeat(np.arange(3), 10), 0.95)
+    assert (perfect.value, perfect.high) == pytest.approx((1, 1))
+    assert perfect.low == pytest.approx(proportion_confint(30, 30, method="wilson")[0])
+
+
+def test_predictions_are_compared_in_the_same_resamples() -> None:
+    labels, probabilities = predictions(400)
+    groups = np.repeat(np.arange(80), 5)
+    better = Bootstrap.of(labels, probabilities, groups, bins=5, samples=300)
+    noise = 0.1 * np.random.default_rng(5).normal(size=400)
+    worse = Bootstrap.of(
+        labels, 1 / (1 + np.exp(-np.log(probabilities / (1 - probabilities)) - noise)), groups, bins=5, samples=300
+    )
+    for name in ("macro_f1", "log_loss"):
+        found = better.differences(worse, 0.9)[name]
+        assert found.low <= found.value <= found.high
+        width, alone = (limits.high - limits.low for limits in (found, worse.intervals(0.9)[name]))
+        assert width < alone
+        back = worse.differences(better, 0.9)[name]
+        assert back.value == pytest.approx(-found.value)
+        assert found.better_share + back.better_share <= 1
+    same = better.differences(better, 0.9)["macro_f1"]
+    assert (same.value, same.better_share) == (0, 0)
+
+
+def test_a_metric_that_is_not_defined_is_not_better() -> None:
+    alone = Bootstrap.of(np.ones(3), np.array([0.2, 0.6, 0.9]), np.arange(3), bins=5, samples=50)
+    found = alone.differences(alone, 0.9)["macro_f1"]
+    assert np.isnan([found.value, found.low, found.high, found.better_share]).all()
+
+
+def test_rows_without_a_group_are_groups_of_their_own() -> None:
+    groups = number_groups(pl.Series(["a", None, "b", "a", None]), pl.Series(["a", "1", "2", "3", "b"]))
+    assert groups.tolist() == [0, 2, 1, 0, 3]
 
 
 def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
@@ -190,4 +275,5 @@ def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
 
 
 def _intervals(labels: Floats, probabilities: Floats, samples: int = 200) -> dict[str, Interval]:
-    return intervals(labels, probabilities, bins=5, samples=samples, confidence=0.9)
+    groups = np.arange(len(labels))
+    return Bootstrap.of(labels, probabilities, groups, bins=5, samples=samples).intervals(0.9)

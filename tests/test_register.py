@@ -29,7 +29,7 @@ from tasks.evaluate import evaluate
 from tasks.register import Registration, register
 
 LINEAGE = [StageRecord(name="tokenize", fingerprint="f" * 20, parameters={}, counts={})]
-LENIENT = GateConfig(baseline_margin=-1.0, champion_margin=1.0, min_rows=1, majority_level=1.0)
+LENIENT = GateConfig(baseline_margin=-1.0, champion_confidence=0.0, min_rows=1, min_groups=2, majority_confidence=0.0)
 PASS, FAIL = LENIENT, LENIENT.model_copy(update={"baseline_margin": 1.0})
 
 
@@ -55,6 +55,7 @@ def evaluated(store: Store, model: Dataset, gate: GateConfig, rival: Dataset | N
             "review_id": [f"r{i}" for i in range(rows)],
             "text": [f"a good film , not {'bad ' * (i % 7)}" for i in range(rows)],
             "label": [i % 2 for i in range(rows)],
+            "group": pl.Series([None] * rows, dtype=pl.String),
             "source": ["sparse" if i in (22, 24) else "rotten_tomatoes" if i % 5 == 0 else "imdb" for i in range(rows)],
             "split": ["validation" if i < 10 else "test" for i in range(rows)],
             "text_hash": [f"{i:032x}" for i in range(rows)],
@@ -113,7 +114,7 @@ def test_a_model_that_passes_becomes_champion_with_its_record(store: Store, clie
     assert tags["data.train"] == model.ref.fingerprint
     assert tags["data.tokenize"] == "f" * 20
     assert tags["gate"] == "passed"
-    assert tags["gate.baseline"].startswith("passed: accuracy")
+    assert tags["gate.baseline"].startswith("passed: macro-F1")
     run = client.get_run(done.run_id)
     assert float(tags["metric.test_accuracy"]) == pytest.approx(run.data.metrics["test_accuracy"], rel=1e-5)
     assert {"test_rotten_tomatoes_accuracy", "test_sparse_accuracy"} <= run.data.metrics.keys()
@@ -127,11 +128,11 @@ def test_a_model_that_fails_stays_challenger_and_says_why(store: Store, client: 
     run_register(first, evaluated(store, first, PASS))
     done = run_register(second, evaluated(store, second, FAIL))
     assert (done.version, done.promoted) == ("2", False)
-    assert done.reason.startswith("Not promoted: accuracy")
+    assert done.reason.startswith("Not promoted: macro-F1")
     assert aliases(client) == {"challenger": "2", "champion": "1"}
     tags = client.get_model_version("sentiment", "2").tags
     assert tags["gate"] == "failed"
-    assert tags["gate.baseline"].startswith("failed: accuracy")
+    assert tags["gate.baseline"].startswith("failed: macro-F1")
 
     again = run_register(second, evaluated(store, second, PASS, first))  # judged anew under another gate
     assert (again.version, again.promoted, again.reused) == ("2", True, True)
@@ -158,7 +159,7 @@ def test_a_champion_that_fails_a_stricter_gate_stays_champion(store: Store, clie
     run_register(model, evaluated(store, model, PASS))
     again = run_register(model, evaluated(store, model, FAIL))
     assert (again.version, again.promoted) == ("1", True)
-    assert again.reason.startswith("It stays champion, which the gate would not make it now. Not promoted: accuracy")
+    assert again.reason.startswith("It stays champion, which the gate would not make it now. Not promoted: macro-F1")
     assert aliases(client) == {"challenger": "1", "champion": "1"}
     told = str(newest_artifact("registration").data)
     assert told.startswith("# sentiment version 1 is champion\n\nIt stays champion")
@@ -183,6 +184,7 @@ def cleaned_reviews(store: Store, salt: str) -> Dataset:
                 "text": [f"a {salt if i % 2 else 'common'} film , good {'bad ' * i}" for i in range(rows)],
                 "label": pl.Series([i % 2 for i in range(rows)], dtype=pl.Int8),
                 "source": "imdb",
+                "group": pl.Series([None] * rows, dtype=pl.String),
                 "split": [["test", "train", "validation", "unlabelled"][i // 2 % 4] for i in range(rows)],
                 "text_hash": [f"{i:032x}" for i in range(rows)],
             }

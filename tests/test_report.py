@@ -12,7 +12,8 @@ from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.evaluation.evaluate import Evaluation
 from sentiment_model.evaluation.figures import figures
 from sentiment_model.evaluation.gate import decide
-from sentiment_model.evaluation.report import METRIC_NAMES, report_html, report_markdown
+from sentiment_model.evaluation.metrics import METRICS
+from sentiment_model.evaluation.report import report_html, report_markdown
 from sentiment_model.store.lineage import StageRecord
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> | a *pipe* ![](http://evil.example/y.png)"
@@ -166,7 +167,7 @@ def test_the_page_and_the_markdown_hold_every_metric_and_slice() -> None:
     markdown = report_markdown(evaluation, decision).replace("\\", "")  # which escapes the underscore
     text = Page(html(evaluation)).text
     for shown in (text, markdown):
-        assert all(name in shown for name in METRIC_NAMES.values())
+        assert all(name[1:] in shown for name in METRICS.values())
         assert all(part.name in shown for part in evaluation.slices)
         assert f"{100 * evaluation.test.metrics['accuracy'].value:.1f} %" in shown
         assert f"{evaluation.baseline_test.metrics['brier'].value:.3f}" in shown

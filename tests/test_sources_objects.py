@@ -9,7 +9,7 @@ from obstore.store import from_url
 from polars.testing import assert_frame_equal
 from servers import object_store
 
-from sentiment_model.config import Columns, IngestConfig
+from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.sources.files import list_files
 from sentiment_model.sources.ingest import source_fingerprints, write_reviews
@@ -34,7 +34,7 @@ def dump():
 
 def ingest(path, out):
     out.mkdir()
-    columns = Columns(text="text", rating="stars", review_id="id", written_at="date")
+    columns = LabelledColumns(text="text", rating="stars", review_id="id", written_at="date")
     config = IngestConfig(source="files", path=path, columns=columns)
     counts = write_reviews(DatasetWriter(out), config)
     return pl.read_parquet(out / "part-*.parquet"), counts, source_fingerprints(config)

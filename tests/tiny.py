@@ -60,7 +60,7 @@ def tiny_training(reviews: str | Path, **changes: object) -> dict[str, Any]:
         "model": {"hidden_size": 8, "embedding_size": 16},
         "train": {"epochs": 2, "tokens_per_batch": 1024, "learning_rate": 0.01, "ema_decay": 0.9, "processes": 1},
         "evaluate": {"bootstrap_samples": 100, "mistakes": 3},
-        "gate": {"baseline_margin": -1.0, "majority_level": 1.0},  # so small a network need not beat anybody here
+        "gate": {"baseline_margin": -1.0, "majority_confidence": 0.0},  # so small a network need not beat anybody here
         **changes,
     }
 

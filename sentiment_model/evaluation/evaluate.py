@@ -10,18 +10,20 @@ from pydantic import BaseModel
 from scipy.special import expit
 from sklearn.metrics import roc_curve
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from sentiment_model.config import EvaluateConfig
 from sentiment_model.errors import ConfigurationError
 from sentiment_model.evaluation.metrics import (
+    Bootstrap,
+    Difference,
     Floats,
+    Groups,
     Interval,
     ReliabilityBin,
     calibration_error,
-    intervals,
-    mean_interval,
+    number_groups,
     reliability,
+    share_interval,
 )
 from sentiment_model.evaluation.slices import slice_names
 from sentiment_model.store.lineage import StageRecord
@@ -39,9 +41,16 @@ class ChampionModel(BaseModel):
 
 
 class Scores(BaseModel):
-    """How one model did on one set of reviews."""
+    """How one model did on one set of reviews.
+
+    Attributes:
+        groups: how many groups the rows are of; a row without one is a group of its own.
+        positives: how many are positive.
+        metrics: with intervals over the groups.
+    """
 
     rows: int
+    groups: int
     positives: int
     metrics: dict[str, Interval]
     true_positives: int
@@ -51,7 +60,7 @@ class Scores(BaseModel):
 
 
 class SliceScore(BaseModel):
-    """Accuracy on a slice of the test reviews; the interval is Wilson's (1927).
+    """Accuracy on a slice of the test reviews.
 
     Attributes:
         kind: what the reviews are sliced by.
@@ -87,27 +96,28 @@ class Mistake(BaseModel):
 class ChampionComparison(BaseModel):
     """The champion on the headline rows that it was not fitted or chosen on.
 
-    McNemar's (1947) exact test looks at the rows that only one gets right.
-
     Attributes:
         version: the champion's version.
         rows: how many rows these are.
+        groups: of how many groups.
         seen: how many others it was fitted or chosen on; None where that is not known.
-        accuracy: the champion's.
-        difference: the model's accuracy less the champion's.
+        accuracy: the champion's; not a number where there are no rows.
+        differences: how much better the model is, by metric; empty where there are no rows.
         only_model_right: rows that only the model gets right.
         only_champion_right: rows that only the champion gets right.
-        p_value: of the test.
+        p_value: of McNemar's (1947) exact test of these two numbers; None where rows are of groups, which it takes for
+            independent.
     """
 
     version: str
     rows: int
+    groups: int
     seen: int | None
     accuracy: Interval
-    difference: Interval
+    differences: dict[str, Difference]
     only_model_right: int
     only_champion_right: int
-    p_value: float
+    p_value: float | None
 
 
 class Evaluation(BaseModel):
@@ -120,6 +130,8 @@ class Evaluation(BaseModel):
     separate: dict[str, Scores]
     baseline_test: Scores
     baseline_validation: Scores
+    over_baseline: dict[str, Difference]
+    over_majority: dict[str, Difference]
     champion: ChampionComparison | None
     slices: list[SliceScore]
     mistakes: list[Mistake]
@@ -146,9 +158,9 @@ def evaluate_model(
     """Evaluate predictions.
 
     Args:
-        validation: held-out reviews with `label`, `probability`, `logit`, and the probabilities `recurrent` of the
-            model's recurrent part alone and `baseline`.
-        test: the same, plus `review_id`, `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
+        validation: held-out reviews with `review_id`, `group` (null for none), `label`, `probability`, `logit`, and the
+            probabilities `recurrent` of the model's recurrent part alone and `baseline`.
+        test: the same, plus `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
             `champion` (its probability) and `seen` (whether it was fitted or chosen on the review; null where that is
             not known).
         config: what to report.
@@ -167,20 +179,28 @@ def evaluate_model(
             "name fewer, so that there is something to judge the model by"
         )
     separate = [source for source in config.separate_sources if source in test["source"]]
+    # What always to name the larger class would get.
+    headline = headline.with_columns(majority=(pl.col("label").mean() >= 0.5).cast(pl.Float64))
     labels, logits = _floats(headline, "label"), _floats(headline, "logit")
+    on_test = {name: _draw(headline, name, config) for name in ("probability", "recurrent", "baseline")}
+    on_validation = {name: _draw(validation, name, config) for name in on_test}
     before = reliability(labels, expit(logits), config.calibration_bins)
     return Evaluation(
-        test=_scores(headline, "probability", config),
-        validation=_scores(validation, "probability", config),
-        recurrent_test=_scores(headline, "recurrent", config),
-        recurrent_validation=_scores(validation, "recurrent", config),
+        test=_scores(headline, "probability", on_test["probability"], config),
+        validation=_scores(validation, "probability", on_validation["probability"], config),
+        recurrent_test=_scores(headline, "recurrent", on_test["recurrent"], config),
+        recurrent_validation=_scores(validation, "recurrent", on_validation["recurrent"], config),
         separate={
-            source: _scores(test.filter(pl.col("source") == source), "probability", config) for source in separate
+            source: _scores(rows, "probability", _draw(rows, "probability", config), config)
+            for source in separate
+            for rows in [test.filter(pl.col("source") == source)]
         },
-        baseline_test=_scores(headline, "baseline", config),
-        baseline_validation=_scores(validation, "baseline", config),
+        baseline_test=_scores(headline, "baseline", on_test["baseline"], config),
+        baseline_validation=_scores(validation, "baseline", on_validation["baseline"], config),
+        over_baseline=on_test["probability"].differences(on_test["baseline"], config.confidence),
+        over_majority=on_test["probability"].differences(_draw(headline, "majority", config), config.confidence),
         champion=None if champion_version is None else _compare(headline, champion_version, config),
-        slices=_slices(headline, test.filter(pl.col("source").is_in(separate)), config),
+        slices=_slices(headline.drop("majority"), test.filter(pl.col("source").is_in(separate)), config),
         mistakes=_mistakes(headline, config.mistakes),
         temperature=temperature,
         calibration_error_before=calibration_error(before),
@@ -197,19 +217,27 @@ def _floats(frame: pl.DataFrame, column: str) -> Floats:
     return frame[column].cast(pl.Float64).to_numpy()
 
 
-def _scores(frame: pl.DataFrame, column: str, config: EvaluateConfig) -> Scores:
-    labels, probabilities = _floats(frame, "label"), _floats(frame, column)
-    positive, predicted = labels > 0.5, probabilities >= 0.5
+def _groups(frame: pl.DataFrame) -> Groups:
+    return number_groups(frame["group"], frame["review_id"])
+
+
+def _draw(frame: pl.DataFrame, column: str, config: EvaluateConfig) -> Bootstrap:
+    return Bootstrap.of(
+        _floats(frame, "label"),
+        _floats(frame, column),
+        _groups(frame),
+        bins=config.calibration_bins,
+        samples=config.bootstrap_samples,
+    )
+
+
+def _scores(frame: pl.DataFrame, column: str, drawn: Bootstrap, config: EvaluateConfig) -> Scores:
+    positive, predicted = _floats(frame, "label") > 0.5, _floats(frame, column) >= 0.5
     return Scores(
-        rows=len(labels),
+        rows=len(positive),
+        groups=len(np.unique(_groups(frame))),
         positives=int(positive.sum()),
-        metrics=intervals(
-            labels,
-            probabilities,
-            bins=config.calibration_bins,
-            samples=config.bootstrap_samples,
-            confidence=config.confidence,
-        ),
+        metrics=drawn.intervals(config.confidence),
         true_positives=int((predicted & positive).sum()),
         false_positives=int((predicted & ~positive).sum()),
         true_negatives=int((~predicted & ~positive).sum()),
@@ -223,26 +251,25 @@ def _correct(column: str) -> pl.Expr:
 
 def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> ChampionComparison:
     unseen = headline.filter(~pl.col("seen").fill_null(value=False))
-    right = unseen.select(model=_correct("probability"), champion=_correct("champion"))
-    model, champion = (_floats(right, name) for name in ("model", "champion"))
-    only_model, only_champion = int((model > champion).sum()), int((champion > model).sum())
+    model, champion = (unseen.select(_correct(name)).to_series() for name in ("probability", "champion"))
+    only_model, only_champion = int((model & ~champion).sum()), int((~model & champion).sum())
+    accuracy, differences = Interval(value=math.nan, low=math.nan, high=math.nan), {}
+    if rows := len(unseen):
+        drawn = _draw(unseen, "champion", config)
+        accuracy = drawn.intervals(config.confidence)["accuracy"]
+        differences = _draw(unseen, "probability", config).differences(drawn, config.confidence)
+    groups = len(np.unique(_groups(unseen)))
     return ChampionComparison(
         version=version,
-        rows=len(unseen),
-        seen=None if headline["seen"].has_nulls() else len(headline) - len(unseen),
-        accuracy=_mean(champion, config),
-        difference=_mean(model - champion, config),
+        rows=rows,
+        groups=groups,
+        seen=None if headline["seen"].has_nulls() else len(headline) - rows,
+        accuracy=accuracy,
+        differences=differences,
         only_model_right=only_model,
         only_champion_right=only_champion,
-        p_value=float(mcnemar([[0, only_model], [only_champion, 0]], exact=True).pvalue),
+        p_value=float(mcnemar([[0, only_model], [only_champion, 0]], exact=True).pvalue) if groups == rows else None,
     )
-
-
-def _mean(values: Floats, config: EvaluateConfig) -> Interval:
-    """Return a mean with its interval; not a number where there is no value."""
-    if not len(values):
-        return Interval(value=math.nan, low=math.nan, high=math.nan)
-    return mean_interval(values, samples=config.bootstrap_samples, confidence=config.confidence)
 
 
 def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConfig) -> list[SliceScore]:
@@ -251,6 +278,7 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
     for kind, name in names.items():
         # The separately reported sources are slices of their own, and out of all the others.
         frame = pl.concat([headline, separate]) if kind == "source" else headline
+        frame = frame.with_columns(group_number=pl.Series(_groups(frame)))
         if "champion" not in frame.columns:
             frame = frame.with_columns(champion=pl.lit(None, pl.Float64), seen=True)
         unseen = ~pl.col("seen").fill_null(value=True)
@@ -258,7 +286,8 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
             frame.group_by(name.alias("name"))
             .agg(
                 rows=pl.len(),
-                right=_correct("probability").sum(),
+                right=_correct("probability").cast(pl.Float64),
+                groups="group_number",
                 baseline=_correct("baseline").mean(),
                 unseen=unseen.sum(),
                 champion=_correct("champion").filter(unseen).mean(),
@@ -269,13 +298,13 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
         if kind == "source":
             table = table.sort("rows", descending=True, maintain_order=True)
         for row in table.iter_rows(named=True):
-            low, high = proportion_confint(row["right"], row["rows"], alpha=1 - config.confidence, method="wilson")
+            groups = np.unique(row["groups"], return_inverse=True)[1]
             slices.append(
                 SliceScore(
                     kind=kind,
                     name=row["name"],
                     rows=row["rows"],
-                    accuracy=Interval(value=row["right"] / row["rows"], low=low, high=high),
+                    accuracy=share_interval(np.array(row["right"]), groups, config.confidence),
                     baseline_accuracy=row["baseline"],
                     unseen_rows=row["unseen"],
                     champion_accuracy=row["champion"],

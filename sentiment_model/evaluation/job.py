@@ -22,7 +22,7 @@ from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.history import EpochMetrics
 from sentiment_model.training.job import HISTORY
 
-EVALUATE = Stage("evaluate", 3)
+EVALUATE = Stage("evaluate", 4)
 
 _SCORING_ROWS = 20_000
 
@@ -88,7 +88,18 @@ def write_evaluation(
     for name, svg in drawn.items():
         writer.file(f"{name}.svg", role="figure").write_text(svg)
     writer.file("report.html", role="report").write_text(report_html(evaluation, decision, drawn))
-    columns = ["review_id", "source", "label", "probability", "logit", "recurrent", "baseline", "n_tokens", "n_unknown"]
+    columns = [
+        "review_id",
+        "source",
+        "group",
+        "label",
+        "probability",
+        "logit",
+        "recurrent",
+        "baseline",
+        "n_tokens",
+        "n_unknown",
+    ]
     test.select(*columns, *(["champion"] if champion else [])).write_parquet(
         writer.file("predictions.parquet", role="predictions")
     )

@@ -5,15 +5,38 @@ each row was drawn, so the intervals of all metrics come from the same resamples
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator
+from statsmodels.stats.proportion import proportion_confint
 
 Floats = NDArray[np.float64]
 
-METRICS = ("accuracy", "f1", "roc_auc", "average_precision", "brier", "log_loss", "calibration_error")
+Groups = NDArray[np.intp]
+
+METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+    "matthews": "Matthews correlation",
+    "recall_positive": "recall of positive",
+    "recall_negative": "recall of negative",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "log_loss": "log loss (nats)",
+    "calibration_error": "calibration error",
+}
+"""The metrics and what people call them."""
+
+SHARES = {"accuracy", "macro_f1", "balanced_accuracy", "recall_positive", "recall_negative"}
+"""Metrics that are told in per cent."""
+
+LOWER_IS_BETTER = {"brier", "log_loss", "calibration_error"}
 _CHUNK_CELLS = 1_000_000  # resamples are weighed in chunks, each temporary array of which takes 8 bytes a cell
 
 Figure = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else value)]
@@ -26,6 +49,16 @@ class Interval(BaseModel):
     value: Figure
     low: Figure
     high: Figure
+
+
+class Difference(Interval):
+    """How much better one set of predictions is than another, positive where it is better.
+
+    Attributes:
+        better_share: the share of the resamples in which it is better.
+    """
+
+    better_share: Figure
 
 
 class ReliabilityBin(BaseModel):
@@ -73,11 +106,13 @@ class WeightedMetrics:
             weights: shape (weightings, rows).
 
         Returns:
-            arrays of shape (weightings,) by the names in :data:`METRICS`. ROC AUC is NaN where a weighting has rows of
-            one class only, average precision where it has no positive ones.
+            arrays of shape (weightings,) by the names in :data:`METRICS`. A recall is NaN where a weighting has no rows
+            of its class, as is what is computed of it; so are ROC AUC, and average precision without positive rows.
+            Matthews' (1975) correlation is 0 where only one class was predicted.
         """
         total = weights.sum(axis=1)
-        accuracy, brier, log_loss, hits, predicted, positive = (weights @ self._per_row / total[:, None]).T
+        right, brier, log_loss, hits, predicted, positive = (weights @ self._per_row).T
+        negative, rejected = total - positive, right - hits
         ordered = weights[:, self._order]
         is_positive = self._positive[self._order]
         positives = np.add.reduceat(ordered * is_positive, self._ties, axis=1)
@@ -88,60 +123,138 @@ class WeightedMetrics:
             average_precision = (precision * positives).sum(axis=1) / seen_positives[:, -1]
             pairs = (negatives * (seen_positives - positives / 2)).sum(axis=1)
             roc_auc = pairs / (seen_positives[:, -1] * negatives.sum(axis=1))
-            f1 = np.where(predicted + positive > 0, 2 * hits / (predicted + positive), 0.0)
+            recall_positive, recall_negative = hits / positive, rejected / negative
+            one_class = (positive == 0) | (negative == 0)
+            f1 = hits / (predicted + positive) + rejected / (total - predicted + negative)  # the mean of both classes'
+            spread = np.sqrt(predicted * (total - predicted)) * np.sqrt(positive * negative)
+            matthews = np.where(spread > 0, (hits * negative - (predicted - hits) * positive) / spread, 0.0)
         gaps = np.abs(np.add.reduceat(ordered * self._residuals, self._bins, axis=1))
         return {
-            "accuracy": accuracy,
-            "f1": f1,
+            "accuracy": right / total,
+            "macro_f1": np.where(one_class, np.nan, f1),
+            "balanced_accuracy": (recall_positive + recall_negative) / 2,
+            "matthews": np.where(one_class, np.nan, matthews),
+            "recall_positive": recall_positive,
+            "recall_negative": recall_negative,
             "roc_auc": roc_auc,
             "average_precision": average_precision,
-            "brier": brier,
-            "log_loss": log_loss,
+            "brier": brier / total,
+            "log_loss": log_loss / total,
             "calibration_error": gaps.sum(axis=1) / total,
         }
 
 
-def intervals(
-    labels: Floats, probabilities: Floats, *, bins: int, samples: int, confidence: float
-) -> dict[str, Interval]:
-    """Return every metric with its bootstrap interval.
+@dataclass(frozen=True)
+class Bootstrap:
+    """Metrics of one set of predictions, and of resamples of its groups.
 
-    The intervals are percentile intervals (Efron & Tibshirani, 1993), but for the calibration error: chance differences
-    in its bins only add up, in a resample more than in the data. Its interval is the basic one, which mirrors the
-    resamples at the estimate and so takes that excess away, though not all of it where calibration is near perfect.
+    Reviews of a film or a product are alike, so that a hundred reviews of one product tell less than one of each of a
+    hundred. So whole groups are drawn (Cameron, Gelbach & Miller 2008, "Bootstrap-Based Improvements for Inference with
+    Clustered Errors"). The draws depend on the number of groups alone: two sets of predictions for the same reviews are
+    compared in the same resamples.
+
+    Attributes:
+        values: each of :data:`METRICS`.
+        draws: each metric in the resamples, shape (samples,).
+    """
+
+    values: dict[str, float]
+    draws: dict[str, Floats]
+
+    @classmethod
+    def of(cls, labels: Floats, probabilities: Floats, groups: Groups, *, bins: int, samples: int) -> "Bootstrap":
+        """Draw the groups.
+
+        Args:
+            labels: 1 positive, 0 negative, shape (rows,).
+            probabilities: probability of positive, shape (rows,).
+            groups: the number of each row's group, counted from 0, shape (rows,).
+            bins: number of equal-mass bins of the calibration error (Nixon et al., 2019).
+            samples: number of resamples.
+        """
+        metrics = WeightedMetrics(labels, probabilities, bins)
+        values = metrics(np.ones((1, len(labels))))
+        chunks = [metrics(weights) for weights in resamples(groups, samples)]
+        return cls(
+            {name: float(values[name][0]) for name in METRICS},
+            {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS},
+        )
+
+    def intervals(self, confidence: float) -> dict[str, Interval]:
+        """Return every metric with its interval of this coverage.
+
+        The intervals are percentile intervals (Efron & Tibshirani, 1993), but for the calibration error: chance
+        differences in its bins only add up, in a resample more than in the data. Its interval is the basic one, which
+        mirrors the resamples at the estimate and so takes that excess away, though not all of it where calibration is
+        near perfect.
+        """
+        found = {name: _interval(self.values[name], self.draws[name], confidence) for name in METRICS}
+        error = found["calibration_error"]
+        low, high = max(0.0, 2 * error.value - error.high), max(error.value, 2 * error.value - error.low)
+        return found | {"calibration_error": error.model_copy(update={"low": low, "high": high})}
+
+    def differences(self, other: "Bootstrap", confidence: float) -> dict[str, Difference]:
+        """Return by metric how much better these predictions are than others for the same rows."""
+        return {name: self._difference(other, name, confidence) for name in METRICS}
+
+    def _difference(self, other: "Bootstrap", metric: str, confidence: float) -> Difference:
+        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        value = sign * (self.values[metric] - other.values[metric])
+        draws = sign * (self.draws[metric] - other.draws[metric])
+        defined = draws[np.isfinite(draws)]
+        share = float((defined > 0).mean()) if np.isfinite(value) and len(defined) else np.nan
+        return Difference(**_interval(value, draws, confidence).model_dump(), better_share=share)
+
+
+def number_groups(names: pl.Series, rows: pl.Series) -> Groups:
+    """Return the number of each row's group; a row whose group has no name is a group of its own.
 
     Args:
-        labels: 1 positive, 0 negative, shape (rows,).
-        probabilities: probability of positive, shape (rows,).
-        bins: number of equal-mass bins of the calibration error (Nixon et al., 2019).
-        samples: number of resamples.
-        confidence: coverage of the intervals.
+        names: the groups' names, or null.
+        rows: what tells the rows apart, strings.
     """
-    metrics = WeightedMetrics(labels, probabilities, bins)
-    values = metrics(np.ones((1, len(labels))))
-    chunks = [metrics(weights) for weights in resamples(len(labels), samples)]
-    found = {
-        name: _interval(values[name][0], np.concatenate([chunk[name] for chunk in chunks]), confidence)
-        for name in METRICS
-    }
-    error = found["calibration_error"]
-    mirrored = {"low": max(0.0, 2 * error.value - error.high), "high": max(error.value, 2 * error.value - error.low)}
-    return found | {"calibration_error": error.model_copy(update=mirrored)}
+    return pl.select(pl.coalesce("g" + names, "r" + rows).rank("dense") - 1).to_series().to_numpy().astype(np.intp)
 
 
-def mean_interval(values: Floats, *, samples: int, confidence: float) -> Interval:
-    """Return the mean of per-row values, shape (rows,), with its bootstrap interval."""
-    chunks = [weights @ values / len(values) for weights in resamples(len(values), samples)]
+def mean_interval(values: Floats, groups: Groups, *, samples: int, confidence: float) -> Interval:
+    """Return the mean of per-row values, shape (rows,), with its bootstrap interval over the rows' groups."""
+    chunks = [weights @ values / weights.sum(axis=1) for weights in resamples(groups, samples)]
     return _interval(values.mean(), np.concatenate(chunks), confidence)
 
 
-def resamples(rows: int, samples: int) -> Iterator[Floats]:
-    """Yield how often each resample draws each row, in chunks of shape (resamples, rows); always the same ones."""
+def share_interval(right: Floats, groups: Groups, confidence: float) -> Interval:
+    """Return the share of rows that are right, with Wilson's (1927) interval for as many rows as the groups are worth.
+
+    Kish's design effect says how many independent rows tell as much as these, some of which are of one group. Unlike
+    the bootstrap, this knows that of 30 rows that are all right the next one may be wrong.
+
+    Args:
+        right: 1 right, 0 wrong, shape (rows,).
+        groups: the number of each row's group, shape (rows,).
+        confidence: coverage of the interval.
+    """
+    rows, share = len(right), float(right.mean())
+    number = len(np.unique(groups))
+    of_groups = np.bincount(groups, weights=right - share)
+    variance = (of_groups**2).sum() / rows**2 * number / max(1, number - 1)
+    independent = share * (1 - share) / max(1, rows - 1)
+    worth = rows * min(1.0, independent / variance) if variance > 0 else float(rows)
+    low, high = proportion_confint(share * worth, worth, alpha=1 - confidence, method="wilson")
+    return Interval(value=share, low=float(low), high=float(high))
+
+
+def resamples(groups: Groups, samples: int) -> Iterator[Floats]:
+    """Yield how often each resample of the groups has each row, in chunks of shape (resamples, rows); always the same.
+
+    Args:
+        groups: the number of each row's group, counted from 0, shape (rows,).
+        samples: number of resamples.
+    """
     generator = np.random.default_rng(0)
-    chunk = max(1, _CHUNK_CELLS // rows)
+    number, chunk = int(groups.max()) + 1, max(1, _CHUNK_CELLS // len(groups))
     for start in range(0, samples, chunk):
-        drawn = generator.integers(rows, size=(min(chunk, samples - start), rows))
-        yield np.stack([np.bincount(draw, minlength=rows) for draw in drawn]).astype(np.float64)
+        drawn = generator.integers(number, size=(min(chunk, samples - start), number))
+        yield np.stack([np.bincount(draw, minlength=number) for draw in drawn]).astype(np.float64)[:, groups]
 
 
 def reliability(labels: Floats, probabilities: Floats, bins: int) -> list[ReliabilityBin]:
@@ -183,7 +296,7 @@ def _starts_of_bins(ordered: Floats, bins: int) -> NDArray[np.intp]:
 
 
 def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
-    if not np.isfinite(value):
+    if not np.isfinite(value) or np.isnan(drawn).all():
         return Interval(value=np.nan, low=np.nan, high=np.nan)
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value=float(value), low=float(low), high=float(high))

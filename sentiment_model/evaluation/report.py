@@ -11,20 +11,11 @@ import jinja2
 
 from sentiment_model.evaluation.evaluate import Evaluation, Scores
 from sentiment_model.evaluation.gate import GateDecision
-from sentiment_model.evaluation.metrics import Interval
+from sentiment_model.evaluation.metrics import METRICS, SHARES, Difference, Interval
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.nested import flatten
 from sentiment_model.store.lineage import training_command
 
-METRIC_NAMES = {
-    "accuracy": "Accuracy",
-    "f1": "F1 of positive",
-    "roc_auc": "ROC AUC",
-    "average_precision": "Average precision",
-    "brier": "Brier score",
-    "log_loss": "Log loss (nats)",
-    "calibration_error": "Calibration error",
-}
 _UNDEFINED = "–"
 _MARKDOWN_MISTAKES = 5
 _MARKDOWN_CHARACTERS = 400
@@ -53,17 +44,17 @@ def points(value: float) -> str:
 
 
 def estimate(found: Interval, name: str) -> str:
-    """Return a metric's value; accuracies as percentages, other metrics as numbers."""
+    """Return a metric's value; shares as percentages, other metrics as numbers."""
     if not math.isfinite(found.value):
         return _UNDEFINED
-    return percent(found.value) if name == "accuracy" else f"{found.value:.3f}"
+    return percent(found.value) if name in SHARES else f"{found.value:.3f}"
 
 
 def bounds(found: Interval, name: str) -> str:
     """Return a metric's interval, empty where it has none."""
     if not math.isfinite(found.value):
         return ""
-    if name == "accuracy":
+    if name in SHARES:
         return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
     return f"{found.low:.3f} to {found.high:.3f}"
 
@@ -71,6 +62,10 @@ def bounds(found: Interval, name: str) -> str:
 def interval(found: Interval, name: str) -> str:
     """Return a metric's value with its interval in brackets."""
     return f"{estimate(found, name)} ({bounds(found, name)})" if math.isfinite(found.value) else _UNDEFINED
+
+
+def _sentence(name: str) -> str:
+    return name[0].upper() + name[1:]
 
 
 def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[str, str]) -> str:
@@ -101,7 +96,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
         evaluation=evaluation,
         decision=decision,
         columns=_columns(evaluation),
-        metric_names=METRIC_NAMES,
+        metric_names={key: _sentence(name) for key, name in METRICS.items()},
         notes=list(_notes(evaluation)),
         figures=drawn,
         slices={kind: list(group) for kind, group in groupby(evaluation.slices, key=lambda found: found.kind)},
@@ -147,9 +142,9 @@ def _metric_table(evaluation: Evaluation) -> Iterator[str]:
     yield f"\n## Metrics, with {100 * evaluation.confidence:g} % intervals\n"
     yield "| | " + " | ".join(f"{markdown_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
     yield "| --- |" + " ---: |" * len(columns)
-    for key, name in METRIC_NAMES.items():
+    for key, name in METRICS.items():
         cells = (interval(scores.metrics[key], key) for scores in columns.values())
-        yield f"| {name} | " + " | ".join(cells) + " |"
+        yield f"| {_sentence(name)} | " + " | ".join(cells) + " |"
     for note in _notes(evaluation):
         yield f"\n{markdown_cell(note)}"
     yield ""
@@ -206,18 +201,48 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             f"The baseline, TF-IDF with logistic regression, learned from {learned['trained_on']:,} of the "
             f"{sum(cleaned['splits']['train'].values()):,} training reviews."
         )
+    yield _how_it_was_split(evaluation, counts)
     if champion := evaluation.champion:
         yield (
             f"Against champion version {champion.version}: {champion.only_model_right:,} reviews only this model gets "
-            f"right, {champion.only_champion_right:,} only the champion; difference "
-            f"{points(champion.difference.value)} points ({points(champion.difference.low)} to "
-            f"{points(champion.difference.high)}), McNemar's exact test p = {champion.p_value:.2g}."
+            f"right, {champion.only_champion_right:,} only the champion"
+            + (f"; accuracy {_versus(champion.differences['accuracy'])}" if champion.rows else "")
+            + ("" if champion.p_value is None else f"; McNemar's exact test p = {champion.p_value:.2g}")
+            + "."
         )
         if champion.seen:
             yield (
                 f"The champion was trained on {champion.seen:,} of the test reviews; what is said of it, in the slices "
                 f"too, is of the other {champion.rows:,}."
             )
+
+
+def _versus(difference: Difference) -> str:
+    return f"{points(difference.value)} points ({points(difference.low)} to {points(difference.high)})"
+
+
+def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]]) -> str:
+    test = evaluation.test
+    majority = max(test.positives, test.rows - test.positives) / test.rows
+    text = (
+        f"Of the {test.rows:,} test reviews, {percent(majority)} are of the larger class. Intervals are over "
+        + (f"their {test.groups:,} groups. " if test.groups < test.rows else "reviews. ")
+        + f"Above the baseline: accuracy {_versus(evaluation.over_baseline['accuracy'])}."
+    )
+    cleaned = counts.get("clean", {})
+    match cleaned.get("split_by"):
+        case "group":
+            text += " No group of reviews is on two sides of the split."
+        case "time":
+            text += f" The reviews are split by time: the test begins at {cleaned.get('test_from', 'its own source')}."
+        case "text" if cleaned.get("test_of_known_groups"):
+            text += (
+                f" The split is by text, and {cleaned['test_of_known_groups']:,} test reviews are of groups that "
+                "training knows: expect less of new ones."
+            )
+    if counts.get("ingest", {}).get("sources", {}).keys() & {"imdb"}:
+        text += " Groups of the source imdb are blocks of 50 neighbouring rows, since its file does not name the films."
+    return text
 
 
 def _figure_facts(evaluation: Evaluation) -> dict[str, str]:

@@ -99,15 +99,15 @@ def _by_time(reviews: pl.DataFrame, shares: Mapping[str, float]) -> tuple[pl.Exp
             "can be read: name its column with ingest.columns.written_at, or choose another split"
         )
     time, dated = pl.col("written_at"), len(times)
-    side = pl.when(time.is_null()).then(pl.lit(None, _SIDE))
+    held_out = []
     cuts = {}
     for name in ("test", "validation"):
         if (count := round(shares[name] * dated)) and not times.is_empty():
             start = times[max(0, len(times) - count)]
-            side = side.when(time >= start).then(pl.lit(name, _SIDE))
+            held_out.append(pl.when(time >= start).then(pl.lit(name, _SIDE)))
             times = times.filter(times < start)
             cuts[f"{name}_from"] = start.isoformat()
-    return side.otherwise(pl.lit("train", _SIDE)), cuts
+    return pl.coalesce(*held_out, pl.when(time.is_not_null()).then(pl.lit("train", _SIDE))), cuts
 
 
 def _groups(placed: pl.DataFrame) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _check(drawn: pl.DataFrame, shares: Mapping[str, float]) -> None:
     """Raise where the sides are too far from what was asked for to train or to judge a model."""
     if drawn.is_empty():
         return
-    found, wanted = (drawn["split"] == "train").mean(), 1.0 - sum(shares.values())
+    found, wanted = len(drawn.filter(split="train")) / len(drawn), 1.0 - sum(shares.values())
     units = (
         drawn.group_by(pl.coalesce("group", pl.col("text_place").cast(pl.String)).alias("unit"))
         .agg(rows=pl.len(), split=pl.col("split").unique())
