@@ -1,6 +1,8 @@
 """The wide part: its scores against a plain loop, what it learns, and how it is weighed."""
 
 import random
+from collections import Counter
+from collections.abc import ItemsView
 
 import numpy as np
 import polars as pl
@@ -46,17 +48,23 @@ def learned_score(ids: list[list[int]], max_order: int) -> NGramScore:
     return score
 
 
+def ngrams(review: list[int], max_order: int) -> ItemsView[tuple[int, ...], int]:
+    return Counter(
+        tuple(review[start : start + order])
+        for order in range(1, max_order + 1)
+        for start in range(len(review) - order + 1)
+    ).items()
+
+
+@pytest.mark.parametrize("once", [True, False])
 @pytest.mark.parametrize("max_order", [1, 2, 3, 5])
-def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int) -> None:
-    ids = [[7], [7, 8], *random_ids(30)]
+def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int, once: bool) -> None:
+    ids = [[7], [7, 8], [7, 8, 7, 8, 7, 8, 9], *random_ids(30)]
     score = learned_score(ids, max_order)
+    score.counts_once.fill_(once)
     expected = [
         0.25
-        + sum(
-            weight_of(score, review[start : start + order])
-            for order in range(1, max_order + 1)
-            for start in range(len(review) - order + 1)
-        )
+        + sum(weight_of(score, list(ngram)) * (1 if once else times) for ngram, times in ngrams(review, max_order))
         / len(review) ** 0.5
         for review in ids
     ]
@@ -134,8 +142,8 @@ def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
     score = fit_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
     two, five = weight_of(score, [2]), weight_of(score, [5])
     ratio = np.array([np.log(3.5 / 1.5), np.log(4.5 / 4.5)]) - np.log((3.5 + 4.5) / (1.5 + 4.5))
-    times = np.array([[1, 1], [2, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
-    values = times * ratio / np.sqrt(times.sum(axis=1, keepdims=True))
+    has = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
+    values = has * ratio / np.sqrt([[len(review)] for review in ids])
     truth = np.array([1] * 4 + [-1] * 4)
     weights = np.array([two, five]) / ratio
 

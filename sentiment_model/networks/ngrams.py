@@ -5,6 +5,9 @@ network; their errors differ, so their sum is better than either. Adding a linea
 (2016), "Wide & Deep Learning for Recommender Systems".
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,16 +48,25 @@ def check_of(hashes: Tensor) -> Tensor:
     return (hashes >> _BUCKET_BITS).to(torch.int16)
 
 
+def _sorted(numbers: Tensor) -> Tensor:
+    """Sort each row; on a CPU with NumPy, which is many times faster there."""
+    if numbers.device.type == "cpu":
+        return torch.from_numpy(np.sort(numbers.numpy(), axis=1))
+    return numbers.sort(dim=1).values
+
+
 class NGramScore(nn.Module):
     """Sum of a learned weight of every n-gram of a review, up to an order, over the root of its length; and a bias.
 
     A bucket belongs to one n-gram. Most n-grams of a review occur in no other: without the check, one in seven of them
-    would be taken for one that is known.
+    would be taken for one that is known. An n-gram that a review repeats counts once; in models of version 0.1 it
+    counts as often as it occurs, which the state says.
     """
 
     weight: Tensor
     check: Tensor
     bias: Tensor
+    counts_once: Tensor
 
     def __init__(self, max_order: int) -> None:
         super().__init__()
@@ -62,6 +74,11 @@ class NGramScore(nn.Module):
         self.register_buffer("weight", torch.zeros(BUCKETS))
         self.register_buffer("check", torch.zeros(BUCKETS, dtype=torch.int16))
         self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("counts_once", torch.tensor(True))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        state_dict.setdefault(f"{prefix}counts_once", torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the scores.
@@ -76,8 +93,11 @@ class NGramScore(nn.Module):
         total = torch.zeros(len(ids), device=ids.device)
         for order in range(1, min(self.max_order, ids.shape[1]) + 1):
             hashes = ngram_hashes(ids, order)
+            counts = torch.arange(hashes.shape[1], device=ids.device) <= (lengths - order).unsqueeze(1)
+            if self.counts_once:
+                hashes = _sorted(hashes.masked_fill(~counts, -1))
+                counts = (hashes >= 0) & (hashes.diff(dim=1, prepend=hashes.new_full((len(ids), 1), -1)) != 0)
             buckets = bucket_of(hashes)
-            inside = torch.arange(buckets.shape[1], device=ids.device) <= (lengths - order).unsqueeze(1)
-            is_known = inside & (self.check[buckets] == check_of(hashes))
+            is_known = counts & (self.check[buckets] == check_of(hashes))
             total = total + (self.weight[buckets] * is_known).sum(dim=1)
         return total / lengths.sqrt() + self.bias

@@ -210,6 +210,7 @@ def _weigh(
         "wide.weight": wide.weight * scale,
         "wide.check": wide.check,
         "wide.bias": wide.bias * scale + shift,
+        "wide.counts_once": wide.counts_once,
     }
     probabilities = _sigmoid(logits + scale * scores + shift, temperature)
     return FittedModel(network, weights, temperature, probabilities, result.history)
