@@ -6,11 +6,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
 from sentiment_model.config import TrainingRun
+from sentiment_model.models.bundle import Predictor
 from sentiment_model.store.datasets import DatasetWriter, Store
 
 _PASSES = 3
@@ -26,7 +29,8 @@ def contest(reviews: str, seed: int, peer: str | None = None, run: dict[str, Any
         run: the configuration of ours, as far as it differs from the defaults.
 
     Returns:
-        the probabilities of `validation` and `test`, `training_seconds` (from cleaned text to a written model),
+        the probabilities of `validation` and `test`, whether the recurrent part alone says positive of each test review
+        (`recurrent`; None for a peer), `training_seconds` (from cleaned text to a written model),
         `scoring_rate` (test reviews a second, from raw text, the median of several passes) and `model_bytes`.
     """
     source = Path(reviews)
@@ -34,15 +38,21 @@ def contest(reviews: str, seed: int, peer: str | None = None, run: dict[str, Any
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as folder:
         model = Path(folder, "model")
         model.mkdir()
-        seconds, score = (
-            _train_peer(peer, source, model, seed)
-            if peer is not None
-            else _train_ours(TrainingRun.model_validate(run), source, model, seed)
-        )
+        recurrent = None
+        if peer is not None:
+            seconds, score = _train_peer(peer, source, model, seed)
+        else:
+            seconds, predictor = _train_ours(TrainingRun.model_validate(run), source, model, seed)
+            recurrent = (predictor.predict(test.raw)["recurrent"] > 0).to_list()
+
+            def score(raw: pl.Series) -> NDArray[np.float64]:
+                return predictor.predict(raw)["probability"].to_numpy()
+
         size = sum(file.stat().st_size for file in model.iterdir())
         return {
             "validation": score(validation.raw).tolist(),  # also warms up what is timed next
             "test": score(test.raw).tolist(),
+            "recurrent": recurrent,
             "training_seconds": seconds,
             "scoring_rate": len(test.raw) / median(_timed(score, test) for _ in range(_PASSES)),
             "model_bytes": size,
@@ -57,8 +67,7 @@ def _train_peer(name: str, source: Path, model: Path, seed: int) -> tuple[float,
     return time.perf_counter() - started, peer.load(model)
 
 
-def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple[float, Score]:
-    from sentiment_model.models.bundle import Predictor
+def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple[float, Predictor]:
     from sentiment_model.training.job import HISTORY, TrainingJob, resolve_processes, write_model
 
     started = time.perf_counter()
@@ -78,8 +87,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple
     write_model(DatasetWriter(model), job, _Silent())
     seconds = time.perf_counter() - started
     (model / HISTORY).unlink()  # no part of what scores
-    predictor = Predictor.load(model)
-    return seconds, lambda raw: predictor.predict(raw)["probability"].to_numpy()
+    return seconds, Predictor.load(model)
 
 
 class _Silent:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
-from sentiment_model.text.clean import CLEAN, write_cleaned
+from sentiment_model.text.clean import CLEAN, text_hash, write_cleaned
 from sentiment_model.text.tokenize import TOKENIZE, write_tokens
 
 BENCHMARK = Stage("benchmark-reviews", 1)
@@ -19,11 +19,19 @@ BENCHMARK = Stage("benchmark-reviews", 1)
 
 @dataclass(frozen=True)
 class Split:
-    """The reviews of one split: `text` normalised, `raw` as the source has it, `labels` 1 positive, 0 negative."""
+    """The reviews of one split.
+
+    Attributes:
+        text: normalised.
+        raw: as the source has it.
+        labels: 1 positive, 0 negative.
+        group: the name of each review's group.
+    """
 
     text: pl.Series
     raw: pl.Series
     labels: NDArray[np.float64]
+    group: pl.Series
 
 
 def prepare(store_url: str, sample: int | None = None, unlabelled: str | None = None) -> Dataset:
@@ -89,7 +97,42 @@ def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, finger
     )[0]
 
 
+def write_folds(reviews: Path, folds: int, folder: Path) -> list[Path]:
+    """Split the labelled reviews anew, so that each is in the test of one of the folds: grouped cross-validation.
+
+    A fold's test is every group whose hash falls to it. Its validation is a tenth of the other groups, by another hash.
+
+    Args:
+        reviews: the file that :func:`prepare` wrote.
+        folds: how many.
+        folder: where to write.
+
+    Returns:
+        a file like that of :func:`prepare` for each fold.
+    """
+    frame = pl.read_parquet(reviews)
+
+    def part(salt: str, parts: int) -> pl.Expr:
+        digest = text_hash(pl.col("group"), salt).bin.reinterpret(dtype=pl.UInt128, endianness="big")
+        return (digest % parts).cast(pl.Int64)
+
+    paths = []
+    for number in range(folds):
+        split = (
+            pl.when(pl.col("split") == "unlabelled")
+            .then("split")
+            .when(part("fold", folds) == number)
+            .then(pl.lit("test"))
+            .when(part("validation", 10) == 0)
+            .then(pl.lit("validation"))
+            .otherwise(pl.lit("train"))
+        )
+        paths.append(folder / f"fold-{number}.parquet")
+        frame.with_columns(split=split).write_parquet(paths[-1])
+    return paths
+
+
 def read_split(reviews: Path, name: str) -> Split:
-    """Read one split of the file that :func:`prepare` wrote."""
-    frame = pl.scan_parquet(reviews).filter(split=name).select("text", "raw", "label").collect()
-    return Split(frame["text"], frame["raw"], frame["label"].cast(pl.Float64).to_numpy())
+    """Read one split of the file that :func:`prepare` or :func:`write_folds` wrote."""
+    frame = pl.scan_parquet(reviews).filter(split=name).select("text", "raw", "label", "group").collect()
+    return Split(frame["text"], frame["raw"], frame["label"].cast(pl.Float64).to_numpy(), frame["group"])

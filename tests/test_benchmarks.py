@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks import faults, gpu, peers, plain, quality, speed
-from benchmarks.data import Split
+from benchmarks.data import Split, write_folds
 from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.published import Differences, differences, unpublished
@@ -53,14 +53,17 @@ def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     assert found["fasttext"] == {"failed": "ImportError: no fastText | here"}
     for name in ("ours", "ours, nightly", "tfidf"):
         row = found[name]
-        interval = Interval.model_validate(row["test_accuracy"])
+        interval = Interval.model_validate(row["accuracy"])
         assert interval.low < interval.value < interval.high
-        assert 0.0 < row["roc_auc"] < 1.0
+        assert 0.0 < row["log_loss"] < 1.0
         assert row["training_seconds"] > 0.01
         assert 10 < row["scoring_rate"] < 1e6
         assert 50 < row["peak_mib"] < 10_000
         assert 1e3 < row["model_bytes"] < 1e8
-    assert found["tfidf"]["roc_auc"] > 0.75, "400 reviews teach it something"
+    assert found["tfidf"]["accuracy"]["value"] > 0.6, "400 reviews teach it something"
+    difference = found["ours"]["accuracy"]["value"] - found["tfidf"]["accuracy"]["value"]
+    assert found["ours"]["above tfidf"]["value"] == pytest.approx(difference)
+    assert 0.0 < found["ours"]["recurrent_accuracies"][0] < 1.0
     assert found["tfidf"]["peak_mib"] < found["ours"]["peak_mib"], "it does not need PyTorch"
     lines = (tmp_path / "quality.md").read_text().splitlines()
     width = next(line for line in lines if "test accuracy" in line).count("|")
@@ -68,7 +71,7 @@ def test_quality_keeps_the_rows_of_those_that_did_not_fail(
     assert "no fastText" in failed
     assert failed.count("|") == width
     (ours,) = (line for line in lines if "**ours**" in line)
-    assert f"| {100 * found['ours']['test_accuracy']['value']:.1f} % |" in ours
+    assert f"| {100 * found['ours']['accuracy']['value']:.1f} % |" in ours
 
 
 def test_what_learns_from_unlabelled_reviews_needs_some(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,11 +82,25 @@ def test_what_learns_from_unlabelled_reviews_needs_some(capsys: pytest.CaptureFi
 
 def test_quality_ends_well_where_none_failed(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracy = Interval(value=0.75, low=0.5, high=1.0)
-    result = quality.Result([0, 1], accuracy, [0.7, 0.8], 0.6, [0.6, 0.6], 0.9, 12.0, 345.0, 678.0, 9e6)
-    monkeypatch.setattr(quality, "measure", lambda *_: result)
+
+    def measure(_name: str, reviews: quality.Reviews, _seeds: object) -> quality.Result:
+        right = np.full(len(reviews.groups), 0.75)
+        return quality.Result([0, 1], right, [0.7, 0.8], [], accuracy, 0.9, 12.0, 345.0, 678.0, 9e6)
+
+    monkeypatch.setattr(quality, "measure", measure)
     assert quality.main(["--sample", "500", "--store", store, "--output", str(tmp_path), "--only", "tfidf"]) == 0
-    row = "| 75.0 % (70.0 to 80.0) | 50.0 to 100.0 | 60.0 % (60.0 to 60.0) | 0.900 | 12.0 | 345 | 678 | 9.0 |"
+    row = "| 75.0 % (70.0 to 80.0) | 50.0 to 100.0 |  |  |  | 0.900 | 12.0 | 345 | 678 | 9.0 |"
     assert row in (tmp_path / "quality.md").read_text()
+
+
+def contested(*labels: list[float]) -> quality.Reviews:
+    tests = [
+        Split(
+            *[pl.Series([""] * len(of_fold))] * 2, np.array(of_fold), pl.Series([f"{n}" for n in range(len(of_fold))])
+        )
+        for of_fold in labels
+    ]
+    return quality.Reviews([Path()] * len(tests), tests, np.arange(sum(map(len, labels))))
 
 
 def test_seeds_are_for_those_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,41 +108,59 @@ def test_seeds_are_for_those_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run_alone(_function: str, **arguments: object) -> tuple[dict[str, Any], float]:
         calls.append((arguments.get("peer"), arguments["seed"]))
-        answer = {"validation": [0.9], "test": [0.9, 0.1], "training_seconds": 1, "scoring_rate": 1, "model_bytes": 1}
-        return answer, 1.0
+        answer = {"test": [0.9, 0.1], "recurrent": [True, False]}
+        return {**answer, "training_seconds": 1, "scoring_rate": 1, "model_bytes": 1}, 1.0
 
     monkeypatch.setattr(quality, "run_alone", run_alone)
-    empty = pl.Series([""])
-    validation, test = Split(empty, empty, np.array([1.0])), Split(empty, empty, np.array([1.0, 0.0]))
     for name in ("ours", "tfidf", "tutorial-rnn"):
-        quality.measure(name, Path(), [3, 4], validation, test)
+        quality.measure(name, contested([1.0, 0.0]), [3, 4])
     assert calls == [(None, 3), (None, 4), ("tfidf", 0), ("tutorial-rnn", 3), ("tutorial-rnn", 4)]
 
 
-def test_each_figure_is_of_the_split_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    def split(*labels: float) -> Split:
-        return Split(pl.Series([""] * len(labels)), pl.Series([""] * len(labels)), np.array(labels))
-
-    answers = [
-        {"validation": [0.9, 0.1], "test": [0.9, 0.1, 0.2, 0.8]},
-        {"validation": [0.9, 0.1], "test": [0.9, 0.9, 0.8, 0.4]},
-    ]
+def test_the_tests_of_all_folds_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = {"training_seconds": 2.0, "scoring_rate": 100.0, "model_bytes": 1000}
-    replies = iter([({**answers[0], **rest}, 100.0), ({**answers[1], **rest}, 300.0)])
+    answers = [
+        ([0.9, 0.1], [True, False]), ([0.2, 0.8], [True, False]),  # seed 5, fold 0 and 1
+        ([0.9, 0.9], [True, True]), ([0.8, 0.4], [True, True]),
+    ]  # fmt: skip
+    replies = iter([({"test": test, "recurrent": alone, **rest}, 100.0) for test, alone in answers])
     monkeypatch.setattr(quality, "run_alone", lambda *_, **__: next(replies))
-    result = quality.measure("ours", Path(), [5, 6], split(0, 1), split(1, 0, 1, 0))
-    assert result.validation_accuracies == [0.0, 0.0]
-    assert result.test_accuracies == [0.5, 0.75]
-    assert result.test_accuracy.value == 0.625
-    assert result.roc_auc == pytest.approx((0.75 + 0.625) / 2)
-    assert (result.peak_mib, result.training_seconds) == (200.0, 2.0)
+    result = quality.measure("ours", contested([1, 0], [1, 0]), [5, 6])
+    assert result.seed_accuracies == [0.5, 0.75]
+    assert result.right.tolist() == [1.0, 0.5, 0.5, 0.5]
+    assert result.recurrent_accuracies == [1.0, 0.5]
+    assert result.accuracy.value == 0.625
+    assert result.log_loss == pytest.approx(
+        -(np.log([0.9, 0.9, 0.2, 0.2]).mean() + np.log([0.9, 0.1, 0.8, 0.6]).mean()) / 2
+    )
+    assert (result.peak_mib, result.training_seconds) == (100.0, 2.0)
+
+
+def test_each_review_is_tested_once_and_no_group_is_on_two_sides(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "text": [f"review {n}" for n in range(600)],
+            "raw": "",
+            "label": pl.Series([n % 2 for n in range(600)], dtype=pl.Int8),
+            "group": [f"film {n // 6}" for n in range(600)],
+            "split": ["unlabelled" if n % 50 == 0 else "train" for n in range(600)],
+        }
+    )
+    frame.write_parquet(source := tmp_path / "reviews.parquet")
+    folds = [pl.read_parquet(path) for path in write_folds(source, 4, tmp_path)]
+    tested = [text for fold in folds for text in fold.filter(split="test")["text"]]
+    assert sorted(tested) == sorted(frame.filter(pl.col("split") != "unlabelled")["text"])
+    for fold in folds:
+        labelled = fold.filter(pl.col("split") != "unlabelled")
+        assert labelled.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
+        assert set(labelled["split"]) == {"train", "validation", "test"}
 
 
 def test_nb_svm_learns_what_its_training_reviews_say(tmp_path: Path) -> None:
     good, bad = ["a good , warm film", "good fun"] * 20, ["a bad , dull film", "bad noise"] * 20
     texts = pl.Series(good + bad)
     peer = peers.PEERS["nbsvm"]
-    peer.fit(Split(texts, texts, np.repeat([1.0, 0.0], 40)), tmp_path, 0)
+    peer.fit(Split(texts, texts, np.repeat([1.0, 0.0], 40), texts), tmp_path, 0)
     raw = pl.Series(["GOOD &amp; <br />warm", "what a bad<br />film", "unheard-of"])
     positive, negative, unknown = peer.load(tmp_path)(raw)
     assert positive > 0.55
