@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+# How long an example takes says nothing on a busy machine.
+hypothesis_settings.register_profile("sentiment", deadline=None)
+hypothesis_settings.load_profile("sentiment")
 
 if TYPE_CHECKING:
     from sentiment_model.models.bundle import Predictor
