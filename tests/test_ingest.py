@@ -184,6 +184,31 @@ def test_yelp_preset(tmp_path):
     assert reviews.rows() == [("r1", "Cold.", 0, 2.0, "yelp_academic_dataset_review", "b", NOON)]
 
 
+def test_a_preset_needs_no_group_but_a_named_column_does(tmp_path):
+    path = jsonl(tmp_path / "old.jsonl", {"rating": 5.0, "text": "Great.", "timestamp": 1, "parent_asin": " "})
+    reviews, _, counts = ingest(tmp_path, path=path, preset="amazon-reviews-2023")
+    assert (reviews["group"].to_list(), counts["with_group"]) == ([None], 0)
+    path = jsonl(tmp_path / "older.jsonl", {"rating": 5.0, "text": "Great.", "timestamp": 1})
+    assert ingest(tmp_path, path=path, preset="amazon-reviews-2023")[0]["group"].to_list() == [None]
+    columns = LabelledColumns(rating="rating", group="shop.id")
+    path = jsonl(tmp_path / "new.jsonl", {"rating": 5.0, "text": "Great.", "shop": {"id": 7}})
+    assert ingest(tmp_path, path=path, columns=columns)[0]["group"].to_list() == ["7"]
+    path = jsonl(tmp_path / "none.jsonl", {"rating": 5.0, "text": "Great.", "shop": {"id": None}})
+    with pytest.raises(SourceError, match=r"no review of .* has a group in the column 'shop.id'"):
+        ingest(tmp_path, path=path, columns=columns)
+
+
+def test_groups_of_the_package_are_neighbouring_rows(tmp_path):
+    reviews, _, counts = ingest(tmp_path, source="imdb")
+    assert reviews["group"].null_count() == 0
+    assert counts["with_group"] == len(reviews)
+    blocks = reviews.with_columns(row=pl.col("review_id").str.extract(r":(\d+)$").cast(pl.Int64)).group_by("group")
+    sizes = blocks.agg(pl.len(), span=pl.col("row").max() - pl.col("row").min(), labels=pl.col("label").n_unique())
+    assert sizes["len"].max() == 50
+    assert sizes["span"].max() == 49
+    assert "rows 24951 to 25000" in sizes["group"]
+
+
 def test_google_play_preset(tmp_path):
     header = (
         "Package Name,App Version Code,App Version Name,Reviewer Language,Device,"

@@ -162,3 +162,36 @@ def test_fingerprint_follows_names_and_contents(tmp_path):
     assert second != first
     Path(root, "aclImdb/train/pos/0_8.txt").write_text("changed")
     assert source_fingerprints(config) not in (first, second)
+
+
+URLS = b"http://www.imdb.com/title/tt0000007/usercomments\nhttp://www.imdb.com/title/tt0000008/usercomments\n"
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_the_group_of_a_review_is_its_film(tmp_path: Path, kind: str) -> None:
+    """A review's number is that of its line in the file of its split and label, wherever that stands in the archive."""
+    members = [member(f"aclImdb/{name}", text.encode()) for name, text in REVIEWS.items()]
+    members += [
+        member("aclImdb/train/urls_pos.txt", URLS),
+        member("aclImdb/train/urls_neg.txt", URLS),
+        member("aclImdb/test/urls_neg.txt", URLS),
+    ]
+    path = archive(tmp_path / "aclImdb.tar.gz", members)
+    if kind == "folder":
+        with tarfile.open(path) as tar:
+            tar.extractall(tmp_path / "extracted", filter="data")
+        path = tmp_path / "extracted"
+    reviews, _, counts = ingest(path, tmp_path)
+    assert dict(reviews.select("review_id", "group").iter_rows()) == {
+        "train/pos/0_9": "tt0000007",
+        "train/neg/1_2": "tt0000008",
+        "train/unsup/2_0": None,
+        "test/pos/0_10": None,  # no file names its film
+        "test/neg/4_1": None,  # the file has no such line
+    }
+    assert counts["with_group"] == 2
+    if kind == "folder":
+        config = IngestConfig(source="aclimdb", path=str(path))
+        before = source_fingerprints(config)
+        (path / "aclImdb" / "train" / "urls_pos.txt").write_bytes(URLS[:50])
+        assert source_fingerprints(config) != before
