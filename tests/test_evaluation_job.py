@@ -12,7 +12,7 @@ from tiny import WORDS, epoch_metrics, tiny_bundle
 
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation.evaluate import ChampionModel
-from sentiment_model.evaluation.job import EVALUATE, read_evaluation, write_evaluation
+from sentiment_model.evaluation.job import EVALUATE, _seen, read_evaluation, write_evaluation
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.store.datasets import DatasetWriter, Store
 from sentiment_model.training.calibration import fit_temperature
@@ -91,3 +91,19 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert evaluation.champion
     assert evaluation.champion.version == "4"
     assert evaluation.champion.seen == 2  # not the one that it was only tested on
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"), [(True, [True, True, False, True, False]), (False, [True, False, False, True, False])]
+)
+def test_a_champion_of_another_split_has_seen_whole_groups(apart: bool, expected: list[bool]) -> None:
+    """Unless today's split keeps no groups apart, so that the challenger has seen them too."""
+    rows = [
+        ("one", "a", "test"), ("two", "a", "test"), ("three", "b", "test"), ("four", None, "test"),
+        ("five", None, "test"), ("six", "c" if apart else "b", "train"),
+    ]  # fmt: skip
+    cleaned = pl.DataFrame(rows, schema=["text", "group", "split"], orient="row")
+    champion = pl.LazyFrame({"text": ["one", "four", "five", "six"], "split": ["train", "validation", "test", "train"]})
+    seen = _seen(cleaned.filter(split="test"), cleaned.lazy(), champion)
+    assert seen.to_list() == expected
+    assert _seen(cleaned, cleaned.lazy(), None).null_count() == 6

@@ -161,8 +161,8 @@ def evaluate_model(
         validation: held-out reviews with `review_id`, `group` (null for none), `label`, `probability`, `logit`, and the
             probabilities `recurrent` of the model's recurrent part alone and `baseline`.
         test: the same, plus `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
-            `champion` (its probability) and `seen` (whether it was fitted or chosen on the review; null where that is
-            not known).
+            `champion` (its probability) and `seen` (whether it was fitted or chosen on the review, or on others of its
+            group; null where that is not known).
         config: what to report.
         temperature: the divisor that turned logits into probabilities.
         history: how training went.

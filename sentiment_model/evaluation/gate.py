@@ -129,7 +129,10 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         )
         return unjudged.model_copy(update={"reason": reason})
     if not champion.rows:
-        reason = f"champion version {champion.version} was trained on every test review, so nothing compares the two"
+        reason = (
+            f"champion version {champion.version} was trained on every test review, or on others of its group, so that "
+            "nothing compares the two; take the alias champion from it"
+        )
         return unjudged.model_copy(update={"reason": reason})
     metric, difference = config.metric, champion.differences[config.metric]
     return _better(

@@ -71,7 +71,7 @@ def write_evaluation(
     if champion:
         other = Predictor.load(champion.bundle, device)
         answers = _predict(other, test["text"])["probability"]
-        test = test.with_columns(answers.alias("champion"), seen=_seen(test, champion_reviews))
+        test = test.with_columns(answers.alias("champion"), seen=_seen(test, cleaned, champion_reviews))
     evaluation = evaluate_model(
         held_out.filter(pl.col("split") == "validation"),
         test,
@@ -120,13 +120,26 @@ def reviews_of(champion: ChampionModel, store: Store) -> Dataset | None:
     return store.find(CLEAN.name, fingerprint) if fingerprint else None
 
 
-def _seen(test: pl.DataFrame, cleaned: pl.LazyFrame | None) -> pl.Series:
-    """Return for each test review whether a model made from others was fitted or chosen on it; null if unknown."""
-    if cleaned is None:
+def _seen(test: pl.DataFrame, cleaned: pl.LazyFrame, champion_reviews: pl.LazyFrame | None) -> pl.Series:
+    """Return for each test review whether a model made from others was fitted or chosen on it; null if unknown.
+
+    Where today's split keeps groups apart, a review of a group that the model knows counts as seen: a champion that was
+    made with another split would else be asked about names that it has learned, and the challenger about new ones.
+    """
+    if champion_reviews is None:
         return pl.Series([None] * len(test), dtype=pl.Boolean())
-    seen = cleaned.filter(pl.col("split").is_in(["train", "validation"]))
-    both = test.lazy().select("text").join(seen, on="text", how="semi").collect(engine="streaming")
-    return test["text"].is_in(both["text"].implode())
+    fitted_on = pl.col("split").is_in(["train", "validation"])
+    known = (
+        cleaned.join(champion_reviews.filter(fitted_on), on="text", how="semi")
+        .select("text", "group", "split")
+        .filter(pl.col("group").is_not_null() | (pl.col("split") == "test"))
+        .collect(engine="streaming")
+    )
+    seen = test["text"].is_in(known["text"].implode())
+    trained_on = cleaned.filter(fitted_on).select(pl.col("group").drop_nulls().unique()).collect(engine="streaming")
+    if test["group"].is_in(trained_on["group"].implode()).any():
+        return seen
+    return seen | test["group"].is_in(known["group"].drop_nulls().implode()).fill_null(value=False)
 
 
 def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:
