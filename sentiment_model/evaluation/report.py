@@ -212,8 +212,8 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         )
         if champion.seen:
             yield (
-                f"The champion was trained on {champion.seen:,} of the test reviews, or on others of their groups; what "
-                f"is said of it, in the slices too, is of the other {champion.rows:,}."
+                f"The champion was trained on {champion.seen:,} of the test reviews, or others of their groups; what is"
+                f" said of it, in the slices too, is of the other {champion.rows:,}."
             )
 
 
