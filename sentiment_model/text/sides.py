@@ -75,7 +75,7 @@ def sides(reviews: pl.DataFrame, config: CleanConfig, *, own_test: bool) -> Side
     ).to_series()
     placed = reviews.with_columns(split).filter(pl.col("label").is_not_null() & pl.col("split").is_not_null())
     if kind != "text":
-        _check(placed.filter(~pl.col("is_test")), shares)
+        _check(placed.filter(~pl.col("is_test")), kind, shares)
     return Sides(split, facts | _groups(placed))
 
 
@@ -124,23 +124,25 @@ def _groups(placed: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _check(drawn: pl.DataFrame, shares: Mapping[str, float]) -> None:
+def _check(drawn: pl.DataFrame, kind: str, shares: Mapping[str, float]) -> None:
     """Raise where the sides are too far from what was asked for to train or to judge a model."""
     if drawn.is_empty():
         return
     found, wanted = len(drawn.filter(split="train")) / len(drawn), 1.0 - sum(shares.values())
-    units = (
-        drawn.group_by(pl.coalesce("group", pl.col("text_place").cast(pl.String)).alias("unit"))
-        .agg(rows=pl.len(), split=pl.col("split").unique())
-        .sort("rows", "unit", descending=[True, False])
-    )
-    largest = units.row(0, named=True)
-    state = (
-        f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
-        "reviews; add groups, or change clean.salt, the shares or clean.split_by"
-    )
+    if kind == "time":
+        state = "too many are of one moment; choose smaller shares or another clean.split_by"
+    else:
+        unit = pl.coalesce("group", pl.format("a review on its own, {}", "text_place"))
+        units = drawn.group_by(unit.alias("unit")).agg(rows=pl.len(), split=pl.col("split").unique())
+        largest = units.sort("rows", "unit", descending=[True, False]).row(0, named=True)
+        state = (
+            f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
+            "reviews; add groups, or change clean.salt, the shares or clean.split_by"
+        )
     if found < wanted / 2:
         raise QualityError(f"train has {found:.0%} of the reviews instead of {wanted:.0%}: {state}")
+    if kind == "time":
+        return
     for name, share in shares.items():
         count = units.filter(pl.col("split").list.contains(name)).height
         if share and count < _FEWEST_GROUPS:
