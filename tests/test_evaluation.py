@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 from pydantic_settings import CliApp
 
-from sentiment_model.config import EvaluateConfig, TrainingRun
+from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.errors import ConfigurationError, QualityError
 from sentiment_model.evaluation import baseline as baseline_module
 from sentiment_model.evaluation.baseline import BASELINE, write_baseline
 from sentiment_model.evaluation.evaluate import Evaluation, evaluate_model
+from sentiment_model.evaluation.gate import decide
 from sentiment_model.evaluation.slices import slice_names
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.store.lineage import StageRecord, lineage, training_command
@@ -171,6 +172,16 @@ def test_intervals_and_comparisons_count_groups() -> None:
     for clustered, independent in wider:
         assert clustered.value == independent.value
         assert clustered.high - clustered.low > 1.5 * (independent.high - independent.low)
+
+
+def test_a_coin_does_not_pass_the_gate() -> None:
+    """By macro-F1 it would, since it is better there than to name one class always."""
+    passed = 0
+    for seed in range(20):
+        coin = pl.Series(np.random.default_rng(seed).random(1000))
+        found = evaluate(held_out(1000, seed).with_columns(probability=coin))
+        passed += next(rule.passed for rule in decide(found, GateConfig()).rules if rule.name == "majority")
+    assert passed <= 4
 
 
 def test_always_naming_the_larger_class_is_no_better_than_that() -> None:

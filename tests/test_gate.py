@@ -163,9 +163,9 @@ def test_without_a_champion_only_the_baseline_is_asked() -> None:
     decision = decide(evaluation(slices=[part("short", 500, None)]), GateConfig())
     assert decision.summary == (
         "Promoted: 1,000 test reviews, at least 200 wanted; they are of 1,000 groups, at least 20 wanted; 500 of 1,000 "
-        "reviews are of one class; macro-F1 +30.00 points from that of always naming it, better in 100.0% of the "
-        "resamples (95% wanted); macro-F1 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least +0.00 "
-        "points wanted); no other model is champion; no slice to compare: no other champion."
+        "reviews are of one class; balanced accuracy +30.00 points from that of always naming it, better in 100.0% of "
+        "the resamples (95% wanted); macro-F1 90.00 % against 88.00 % of the linear baseline (+2.00 points, at least "
+        "+0.00 points wanted); no other model is champion; no slice to compare: no other champion."
     )
     assert rules(decision)["champion"].value is rules(decision)["slices"].threshold is None
 

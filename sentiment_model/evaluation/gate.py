@@ -81,16 +81,17 @@ def _groups(evaluation: Evaluation, config: GateConfig) -> RuleResult:
 
 
 def _against_majority(evaluation: Evaluation, config: GateConfig) -> RuleResult:
-    test, difference = evaluation.test, evaluation.over_majority[config.metric]
+    """Judge by balanced accuracy, whatever the metric: by macro-F1, a coin is better than to name one class always."""
+    test, difference = evaluation.test, evaluation.over_majority["balanced_accuracy"]
     larger = max(test.positives, test.rows - test.positives)
     return _better(
         "majority",
-        config.metric,
+        "balanced_accuracy",
         difference,
         difference.better_share,
         config.majority_confidence,
-        f"{larger:,} of {test.rows:,} reviews are of one class; {METRICS[config.metric]} "
-        f"{_change(config.metric, difference.value)} from that of always naming it, better in "
+        f"{larger:,} of {test.rows:,} reviews are of one class; {METRICS['balanced_accuracy']} "
+        f"{_points(difference.value)} from that of always naming it, better in "
         f"{difference.better_share:.1%} of the resamples ({config.majority_confidence:.0%} wanted)",
     )
 

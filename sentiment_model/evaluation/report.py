@@ -231,13 +231,13 @@ def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]])
     )
     cleaned = counts.get("clean", {})
     match cleaned.get("split_by"):
-        case "group":
+        case "group" if not cleaned.get("test_of_known_groups"):
             text += " No group of reviews is on two sides of the split."
         case "time":
             text += f" The reviews are split by time: the test begins at {cleaned.get('test_from', 'its own source')}."
-        case "text" if cleaned.get("test_of_known_groups"):
+        case _ if cleaned.get("test_of_known_groups"):
             text += (
-                f" The split is by text, and {cleaned['test_of_known_groups']:,} test reviews are of groups that "
+                f" Of the test reviews, {cleaned['test_of_known_groups']:,} are of groups that "
                 "training knows: expect less of new ones."
             )
     if counts.get("ingest", {}).get("sources", {}).keys() & {"imdb"}:

@@ -162,7 +162,7 @@ def _films(files: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         match = _URLS.search(name)
         if match is None:
             continue
-        for number, line in enumerate(content.decode("latin-1").splitlines()):
+        for number, line in enumerate(content.decode("latin-1").split("\n")):
             if film := _FILM.search(line):
                 films[f"{match[1]}/{match[2]}/{number}"] = film[1]
     return films
