@@ -4,7 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
 from sentiment_model.config import TrainingRun
-from sentiment_model.models.bundle import Predictor
 from sentiment_model.store.datasets import DatasetWriter, Store
+
+if TYPE_CHECKING:
+    from sentiment_model.models.bundle import Predictor
 
 _PASSES = 3
 
@@ -67,7 +69,8 @@ def _train_peer(name: str, source: Path, model: Path, seed: int) -> tuple[float,
     return time.perf_counter() - started, peer.load(model)
 
 
-def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> tuple[float, Predictor]:
+def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tuple[float, Predictor]":
+    from sentiment_model.models.bundle import Predictor
     from sentiment_model.training.job import HISTORY, TrainingJob, resolve_processes, write_model
 
     started = time.perf_counter()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
-from sentiment_model.text.clean import CLEAN, text_hash, write_cleaned
+from sentiment_model.text.clean import CLEAN, hash_number, text_hash, write_cleaned
 from sentiment_model.text.tokenize import TOKENIZE, write_tokens
 
 BENCHMARK = Stage("benchmark-reviews", 1)
@@ -110,25 +110,24 @@ def write_folds(reviews: Path, folds: int, folder: Path) -> list[Path]:
     Returns:
         a file like that of :func:`prepare` for each fold.
     """
-    frame = pl.read_parquet(reviews)
 
     def part(salt: str, parts: int) -> pl.Expr:
-        digest = text_hash(pl.col("group"), salt).bin.reinterpret(dtype=pl.UInt128, endianness="big")
-        return (digest % parts).cast(pl.Int64)
+        return (hash_number(text_hash(pl.col("group"), salt)) % parts).cast(pl.Int64)
 
+    frame = pl.read_parquet(reviews).with_columns(fold=part("fold", folds), tenth=part("validation", 10))
     paths = []
     for number in range(folds):
         split = (
             pl.when(pl.col("split") == "unlabelled")
             .then("split")
-            .when(part("fold", folds) == number)
+            .when(pl.col("fold") == number)
             .then(pl.lit("test"))
-            .when(part("validation", 10) == 0)
+            .when(pl.col("tenth") == 0)
             .then(pl.lit("validation"))
             .otherwise(pl.lit("train"))
         )
         paths.append(folder / f"fold-{number}.parquet")
-        frame.with_columns(split=split).write_parquet(paths[-1])
+        frame.with_columns(split=split).drop("fold", "tenth").write_parquet(paths[-1])
     return paths
 
 

@@ -23,7 +23,7 @@ from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.peers import PEERS
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 from sentiment_model.config import ModelConfig, TrainingRun
-from sentiment_model.evaluation.metrics import Bootstrap, Floats, Groups, Interval, mean_interval, number_groups
+from sentiment_model.evaluation.metrics import Floats, Groups, Interval, WeightedMetrics, mean_interval, number_groups
 
 OURS = {
     "ours": TrainingRun(),
@@ -115,7 +115,7 @@ def measure(name: str, reviews: Reviews, seeds: Sequence[int]) -> Result:
         if peer is None
     ]
     losses = [
-        Bootstrap.of(labels, answer, reviews.groups, bins=1, samples=1).values["log_loss"]
+        float(WeightedMetrics(labels, answer, bins=1)(np.ones((1, len(labels))))["log_loss"][0])
         for answer in answers.values()
     ]
     every = [run for found in runs.values() for run in found]

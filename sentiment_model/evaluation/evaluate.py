@@ -178,29 +178,32 @@ def evaluate_model(
             f"every test review is of a source in evaluate.separate_sources ({', '.join(config.separate_sources)}); "
             "name fewer, so that there is something to judge the model by"
         )
-    separate = [source for source in config.separate_sources if source in test["source"]]
-    # What always to name the larger class would get.
-    headline = headline.with_columns(majority=(pl.col("label").mean() >= 0.5).cast(pl.Float64))
+    separate = {
+        source: test.filter(pl.col("source") == source)
+        for source in config.separate_sources
+        if source in test["source"]
+    }
     labels, logits = _floats(headline, "label"), _floats(headline, "logit")
-    on_test = {name: _draw(headline, name, config) for name in ("probability", "recurrent", "baseline")}
-    on_validation = {name: _draw(validation, name, config) for name in on_test}
+    parts = ("probability", "recurrent", "baseline")
+    always_the_larger = (pl.col("label").mean() >= 0.5).cast(pl.Float64)
+    on_test = _draw(headline.with_columns(majority=always_the_larger), [*parts, "majority"], config)
+    on_validation = _draw(validation, parts, config)
     before = reliability(labels, expit(logits), config.calibration_bins)
     return Evaluation(
-        test=_scores(headline, "probability", on_test["probability"], config),
-        validation=_scores(validation, "probability", on_validation["probability"], config),
-        recurrent_test=_scores(headline, "recurrent", on_test["recurrent"], config),
-        recurrent_validation=_scores(validation, "recurrent", on_validation["recurrent"], config),
+        test=_scores(headline, "probability", on_test, config),
+        validation=_scores(validation, "probability", on_validation, config),
+        recurrent_test=_scores(headline, "recurrent", on_test, config),
+        recurrent_validation=_scores(validation, "recurrent", on_validation, config),
         separate={
-            source: _scores(rows, "probability", _draw(rows, "probability", config), config)
-            for source in separate
-            for rows in [test.filter(pl.col("source") == source)]
+            source: _scores(rows, "probability", _draw(rows, ["probability"], config), config)
+            for source, rows in separate.items()
         },
-        baseline_test=_scores(headline, "baseline", on_test["baseline"], config),
-        baseline_validation=_scores(validation, "baseline", on_validation["baseline"], config),
+        baseline_test=_scores(headline, "baseline", on_test, config),
+        baseline_validation=_scores(validation, "baseline", on_validation, config),
         over_baseline=on_test["probability"].differences(on_test["baseline"], config.confidence),
-        over_majority=on_test["probability"].differences(_draw(headline, "majority", config), config.confidence),
+        over_majority=on_test["probability"].differences(on_test["majority"], config.confidence),
         champion=None if champion_version is None else _compare(headline, champion_version, config),
-        slices=_slices(headline.drop("majority"), test.filter(pl.col("source").is_in(separate)), config),
+        slices=_slices(headline, test.filter(pl.col("source").is_in(list(separate))), config),
         mistakes=_mistakes(headline, config.mistakes),
         temperature=temperature,
         calibration_error_before=calibration_error(before),
@@ -221,23 +224,24 @@ def _groups(frame: pl.DataFrame) -> Groups:
     return number_groups(frame["group"], frame["review_id"])
 
 
-def _draw(frame: pl.DataFrame, column: str, config: EvaluateConfig) -> Bootstrap:
-    return Bootstrap.of(
-        _floats(frame, "label"),
-        _floats(frame, column),
-        _groups(frame),
-        bins=config.calibration_bins,
-        samples=config.bootstrap_samples,
-    )
+def _draw(frame: pl.DataFrame, columns: Sequence[str], config: EvaluateConfig) -> dict[str, Bootstrap]:
+    """Return the metrics of each column of probabilities, all in the same resamples."""
+    labels, groups = _floats(frame, "label"), _groups(frame)
+    return {
+        name: Bootstrap.of(
+            labels, _floats(frame, name), groups, bins=config.calibration_bins, samples=config.bootstrap_samples
+        )
+        for name in columns
+    }
 
 
-def _scores(frame: pl.DataFrame, column: str, drawn: Bootstrap, config: EvaluateConfig) -> Scores:
+def _scores(frame: pl.DataFrame, column: str, drawn: dict[str, Bootstrap], config: EvaluateConfig) -> Scores:
     positive, predicted = _floats(frame, "label") > 0.5, _floats(frame, column) >= 0.5
     return Scores(
         rows=len(positive),
-        groups=len(np.unique(_groups(frame))),
+        groups=drawn[column].groups,
         positives=int(positive.sum()),
-        metrics=drawn.intervals(config.confidence),
+        metrics=drawn[column].intervals(config.confidence),
         true_positives=int((predicted & positive).sum()),
         false_positives=int((predicted & ~positive).sum()),
         true_negatives=int((~predicted & ~positive).sum()),
@@ -253,12 +257,12 @@ def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> Ch
     unseen = headline.filter(~pl.col("seen").fill_null(value=False))
     model, champion = (unseen.select(_correct(name)).to_series() for name in ("probability", "champion"))
     only_model, only_champion = int((model & ~champion).sum()), int((~model & champion).sum())
-    accuracy, differences = Interval(value=math.nan, low=math.nan, high=math.nan), {}
+    accuracy, differences, groups = Interval(value=math.nan, low=math.nan, high=math.nan), {}, 0
     if rows := len(unseen):
-        drawn = _draw(unseen, "champion", config)
-        accuracy = drawn.intervals(config.confidence)["accuracy"]
-        differences = _draw(unseen, "probability", config).differences(drawn, config.confidence)
-    groups = len(np.unique(_groups(unseen)))
+        drawn = _draw(unseen, ["probability", "champion"], config)
+        accuracy = drawn["champion"].intervals(config.confidence)["accuracy"]
+        differences = drawn["probability"].differences(drawn["champion"], config.confidence)
+        groups = drawn["champion"].groups
     return ChampionComparison(
         version=version,
         rows=rows,

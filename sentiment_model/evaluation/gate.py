@@ -122,19 +122,19 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     champion = evaluation.champion
     if champion is None:
         return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="no other model is champion")
-    unjudged = RuleResult(name="champion", passed=False, value=None, threshold=None, reason="")
+    reason = None
     if champion.seen is None:
         reason = (
             f"the reviews that champion version {champion.version} was trained on are not in the store any more, so "
             "nobody knows which test reviews it has seen; train it again, or take the alias champion from it"
         )
-        return unjudged.model_copy(update={"reason": reason})
-    if not champion.rows:
+    elif not champion.rows:
         reason = (
             f"champion version {champion.version} was trained on every test review, or on others of its group, so that "
             "nothing compares the two; take the alias champion from it"
         )
-        return unjudged.model_copy(update={"reason": reason})
+    if reason:
+        return RuleResult(name="champion", passed=False, value=None, threshold=None, reason=reason)
     metric, difference = config.metric, champion.differences[config.metric]
     return _better(
         "champion",

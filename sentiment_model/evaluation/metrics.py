@@ -154,10 +154,12 @@ class Bootstrap:
     compared in the same resamples.
 
     Attributes:
+        groups: how many groups there are.
         values: each of :data:`METRICS`.
         draws: each metric in the resamples, shape (samples,).
     """
 
+    groups: int
     values: dict[str, float]
     draws: dict[str, Floats]
 
@@ -176,6 +178,7 @@ class Bootstrap:
         values = metrics(np.ones((1, len(labels))))
         chunks = [metrics(weights) for weights in resamples(groups, samples)]
         return cls(
+            int(groups.max()) + 1,
             {name: float(values[name][0]) for name in METRICS},
             {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS},
         )

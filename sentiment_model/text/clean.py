@@ -127,7 +127,7 @@ def _decide(rows: pl.LazyFrame) -> pl.DataFrame:
     texts = (
         rows.with_row_index("row")
         .select(
-            text=_number(pl.col("text_hash")),
+            text=hash_number(pl.col("text_hash")),
             row=row,
             labelled_row=pl.when(label.is_not_null()).then(row),
             test_row=pl.when(is_test).then(row),
@@ -167,7 +167,7 @@ def _split(texts: pl.DataFrame, rows: pl.LazyFrame, config: CleanConfig, *, own_
     kept = texts.drop_nulls("kept_row")
     found = kept.hstack(of_rows[kept["kept_row"]])
     groups = found.select(pl.col("group").drop_nulls().unique())
-    places = groups.with_columns(group_place=_place(_number(text_hash(pl.col("group"), config.salt))))
+    places = groups.with_columns(group_place=_place(hash_number(text_hash(pl.col("group"), config.salt))))
     reviews = found.join(places, on="group", how="left", maintain_order="left").with_columns(
         text_place=_place(pl.col("text"))
     )
@@ -176,7 +176,8 @@ def _split(texts: pl.DataFrame, rows: pl.LazyFrame, config: CleanConfig, *, own_
     return Sides(texts.join(placed, on="text", how="left", maintain_order="left")["split"], facts)
 
 
-def _number(digest: pl.Expr) -> pl.Expr:
+def hash_number(digest: pl.Expr) -> pl.Expr:
+    """Return 16 bytes as a number."""
     return digest.bin.reinterpret(dtype=pl.UInt128, endianness="big")
 
 

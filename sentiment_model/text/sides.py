@@ -74,8 +74,11 @@ def sides(reviews: pl.DataFrame, config: CleanConfig, *, own_test: bool) -> Side
         .then(pl.lit("unlabelled", _SIDE))
     ).to_series()
     placed = reviews.with_columns(split).filter(pl.col("label").is_not_null() & pl.col("split").is_not_null())
-    if kind != "text":
-        _check(placed.filter(~pl.col("is_test")), kind, shares)
+    held_apart = placed.filter(~pl.col("is_test"))
+    if kind == "time":
+        _check_train(held_apart, shares, "too many are of one moment; choose smaller shares or another clean.split_by")
+    elif kind == "group":
+        _check_groups(held_apart, shares)
     return Sides(split, facts | _groups(placed))
 
 
@@ -124,26 +127,24 @@ def _groups(placed: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _check(drawn: pl.DataFrame, kind: str, shares: Mapping[str, float]) -> None:
-    """Raise where the sides are too far from what was asked for to train or to judge a model."""
-    if drawn.is_empty():
-        return
-    found, wanted = len(drawn.filter(split="train")) / len(drawn), 1.0 - sum(shares.values())
-    if kind == "time":
-        state = "too many are of one moment; choose smaller shares or another clean.split_by"
-    else:
-        unit = pl.coalesce("group", pl.format("a review on its own, {}", "text_place"))
-        units = drawn.group_by(unit.alias("unit")).agg(rows=pl.len(), split=pl.col("split").unique())
-        largest = units.sort("rows", "unit", descending=[True, False]).row(0, named=True)
-        state = (
-            f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
-            "reviews; add groups, or change clean.salt, the shares or clean.split_by"
-        )
-    if found < wanted / 2:
-        raise QualityError(f"train has {found:.0%} of the reviews instead of {wanted:.0%}: {state}")
-    if kind == "time":
-        return
+def _check_train(drawn: pl.DataFrame, shares: Mapping[str, float], why: str) -> None:
+    """Raise where less than half of what was asked for is left to train on."""
+    found, wanted = len(drawn.filter(split="train")), 1.0 - sum(shares.values())
+    if found < wanted / 2 * len(drawn):
+        raise QualityError(f"train has {found / len(drawn):.0%} of the reviews instead of {wanted:.0%}: {why}")
+
+
+def _check_groups(drawn: pl.DataFrame, shares: Mapping[str, float]) -> None:
+    """Raise where the groups leave too few reviews to train on, or a side too few groups to tell how they differ."""
+    unit = pl.coalesce("group", pl.format("a review on its own, {}", "text_place"))
+    units = drawn.group_by(unit.alias("unit")).agg(rows=pl.len(), split=pl.col("split").unique())
+    largest = units.sort("rows", "unit", descending=[True, False]).row(0, named=True)
+    why = (
+        f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
+        "reviews; add groups, or change clean.salt, the shares or clean.split_by"
+    )
+    _check_train(drawn, shares, why)
     for name, share in shares.items():
         count = units.filter(pl.col("split").list.contains(name)).height
         if share and count < _FEWEST_GROUPS:
-            raise QualityError(f"{name} has {count} groups, at least {_FEWEST_GROUPS} wanted: {state}")
+            raise QualityError(f"{name} has {count} groups, at least {_FEWEST_GROUPS} wanted: {why}")
