@@ -87,8 +87,7 @@ class Reviews:
     def of(cls, folds: list[Path]) -> "Reviews":
         """Read the tests."""
         tests = [read_split(fold, "test") for fold in folds]
-        names = pl.concat([test.group for test in tests])
-        return cls(folds, tests, number_groups(names, pl.int_range(len(names), eager=True).cast(pl.String)))
+        return cls(folds, tests, number_groups(pl.concat([test.group for test in tests])))
 
 
 def measure(name: str, reviews: Reviews, seeds: Sequence[int]) -> Result:

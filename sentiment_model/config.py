@@ -330,7 +330,7 @@ class GateConfig(Config):
         ge=0.0,
         lt=1.0,
         description="In what share of the resamples a challenger must be better than the champion; 0.84 asks for a "
-        "difference of one standard error.",
+        "difference of one standard error, 0 leaves it out.",
     )
     baseline_margin: float = Field(
         0.0, ge=-1.0, le=1.0, description="How far above the linear baseline's metric a challenger's must be."

@@ -71,7 +71,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.chdir(tmp_path)
     reviews = pl.read_csv(tiny_reviews(tmp_path / "reviews.csv")).select(
-        "text", body="text", stars=pl.col("label") * 4 + 1
+        "text",
+        body="text",
+        stars=pl.col("label") * 4 + 1,
+        product=pl.int_range(pl.len()) % 50,
     )
     for folder in ("reviews", "inbox"):
         (tmp_path / folder).mkdir()

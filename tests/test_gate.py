@@ -102,6 +102,29 @@ def test_the_model_must_know_more_than_the_larger_class(share: float, confidence
     assert rules(decision)["majority"].passed is decision.promote is passed
 
 
+@pytest.mark.parametrize("rule", ["majority", "champion"])
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "is not defined"), (0.02, "are of one group")])
+def test_what_is_not_defined_passes_only_a_rule_that_is_left_out(rule: str, value: float, said: str) -> None:
+    found = evaluation(against_champion=0.02)
+    unknown = dict.fromkeys(METRICS, Difference(value=value, low=math.nan, high=math.nan, better_share=math.nan))
+    assert found.champion
+    if rule == "majority":
+        found = found.model_copy(update={"over_majority": unknown})
+    else:
+        found = found.model_copy(update={"champion": found.champion.model_copy(update={"differences": unknown})})
+    for config in (GateConfig(), GateConfig.model_validate({f"{rule}_confidence": 0.0})):
+        judged = rules(decide(found, config))[rule]
+        assert judged.passed is (config != GateConfig())
+        assert said in judged.reason
+
+
+@pytest.mark.parametrize("seen", [None, 1000])
+def test_a_champion_that_nothing_compares_with_stays_unless_nobody_asks(seen: int | None) -> None:
+    found = evaluation(against_champion=0.02, seen=seen)
+    assert not rules(decide(found, GateConfig()))["champion"].passed
+    assert rules(decide(found, GateConfig(champion_confidence=0.0)))["champion"].passed
+
+
 def test_over_many_nights_the_champion_gets_better_and_never_worse() -> None:
     """With one test for all nights, of retrainings equally good, ever worse, and better from some night on."""
     *_, ours = RULES.values()

@@ -1,6 +1,7 @@
 """Ingest: labels, dates, presets, counts and the quality gate, on real files."""
 
 import json
+import math
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
 
@@ -163,8 +164,8 @@ def test_amazon_preset(tmp_path):
     path = jsonl(tmp_path / "Books.jsonl", record, record | {"rating": 1.0, "text": "Poor."})
     reviews, _, _ = ingest(tmp_path, path=path, preset="amazon-reviews-2023")
     assert reviews.rows() == [
-        ("Books.jsonl:1", "Great.", 1, 5.0, "Books", "B0", NOON),
-        ("Books.jsonl:2", "Poor.", 0, 1.0, "Books", "B0", NOON),
+        ("Books.jsonl:1", "Great.", 1, 5.0, "Books", "b0", NOON),
+        ("Books.jsonl:2", "Poor.", 0, 1.0, "Books", "b0", NOON),
     ]
 
 
@@ -196,6 +197,26 @@ def test_a_preset_needs_no_group_but_a_named_column_does(tmp_path):
     path = jsonl(tmp_path / "none.jsonl", {"rating": 5.0, "text": "Great.", "shop": {"id": None}})
     with pytest.raises(SourceError, match=r"no review of .* has a group in the column 'shop.id'"):
         ingest(tmp_path, path=path, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            ["Caf\u00e9", "CAFE\u0301 ", " caf\u00e9", "", " ", None],
+            ["caf\u00e9", "caf\u00e9", "caf\u00e9", None, None, None],
+        ),
+        (["1", "1.0", "01", "1.5", "nan", "b"], ["1", "1", "01", "1.5", "nan", "b"]),
+        ([1.0, 2.5, math.nan, math.inf, None, 1.0], ["1", "2.5", None, None, None, "1"]),
+        ([1, 2, 1, 2, 1, None], ["1", "2", "1", "2", "1", None]),
+    ],
+    ids=["letters", "numbers-as-text", "floats", "integers"],
+)
+def test_a_group_is_the_same_however_it_is_written(tmp_path, values, expected):
+    path = tmp_path / "reviews.parquet"
+    pl.DataFrame({"text": [f"text {n}" for n in range(6)], "label": [0, 1] * 3, "shop": values}).write_parquet(path)
+    columns = LabelledColumns(label="label", group="shop")
+    assert ingest(tmp_path, path=str(path), columns=columns)[0]["group"].to_list() == expected
 
 
 def test_groups_of_the_package_are_neighbouring_rows(tmp_path):

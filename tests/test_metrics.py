@@ -150,7 +150,8 @@ def test_one_class_leaves_the_ranking_undefined_and_the_rest_defined() -> None:
 
 def test_one_row_is_enough() -> None:
     found = _intervals(np.ones(1), np.array([0.75]))
-    assert found["accuracy"] == Interval(value=1, low=1, high=1)
+    assert found["accuracy"].value == 1
+    assert np.isnan([found["accuracy"].low, found["accuracy"].high]).all()
     assert found["brier"].value == pytest.approx(1 / 16)
 
 
@@ -229,7 +230,7 @@ def test_the_interval_of_a_share_is_wilsons_where_rows_are_on_their_own() -> Non
     assert [found.low, found.high] == pytest.approx(proportion_confint(27, 30, method="wilson"), abs=0.004)
     perfect = share_interval(np.ones(30), np.repeat(np.arange(3), 10), 0.95)
     assert (perfect.value, perfect.high) == pytest.approx((1, 1))
-    assert perfect.low == pytest.approx(proportion_confint(30, 30, method="wilson")[0])
+    assert perfect.low == pytest.approx(proportion_confint(3, 3, method="wilson")[0])  # three groups, no more is known
 
 
 def test_predictions_are_compared_in_the_same_resamples() -> None:
@@ -259,8 +260,21 @@ def test_a_metric_that_is_not_defined_is_not_better() -> None:
 
 
 def test_rows_without_a_group_are_groups_of_their_own() -> None:
-    groups = number_groups(pl.Series(["a", None, "b", "a", None]), pl.Series(["a", "1", "2", "3", "b"]))
-    assert groups.tolist() == [0, 2, 1, 0, 3]
+    assert number_groups(pl.Series(["a", None, "b", "a", None])).tolist() == [0, 2, 1, 0, 3]
+    assert number_groups(pl.Series([None, "1", "r0"])).tolist() == [2, 0, 1]
+    assert number_groups(pl.Series([None, None], dtype=pl.String)).tolist() == [0, 1]
+
+
+def test_one_group_says_nothing_of_how_far_chance_reaches() -> None:
+    right = np.array([1.0] * 27 + [0.0] * 3)
+    share = share_interval(right, np.zeros(30, dtype=np.intp), 0.95)
+    assert [share.low, share.high] == pytest.approx(proportion_confint(0.9, 1, method="wilson"))
+    labels, probabilities = predictions(30)
+    drawn = Bootstrap.of(labels, probabilities, np.zeros(30, dtype=np.intp), bins=5, samples=50)
+    for found in (*drawn.intervals(0.95).values(), *drawn.differences(drawn, 0.95).values()):
+        assert np.isfinite(found.value)
+        assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(drawn.differences(drawn, 0.95)["accuracy"].better_share)
 
 
 def test_memory_does_not_grow_with_the_number_of_resamples() -> None:

@@ -185,6 +185,9 @@ def test_the_page_says_what_the_champion_had_seen() -> None:
     rows = f"{evaluation.champion.rows:,}"
     assert f"The champion was trained on {320 - evaluation.champion.rows} of the test reviews" in html(evaluation)
     assert f"is of the other {rows}." in html(evaluation)
+    everything = evaluate(test.with_columns(seen=True), champion_version="7").model_copy(update={"history": history})
+    assert "champion version 7 has seen them all." in html(everything)
+    assert "nan" not in html(everything).lower().replace("pinan", "")
 
 
 def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head() -> None:

@@ -136,12 +136,37 @@ def test_unlabelled_reviews_of_what_is_held_out_are_not_trained_on(tmp_path: Pat
     assert counts["on_no_side"] == 1
 
 
-def test_a_test_of_its_own_says_how_much_of_it_is_of_known_groups(tmp_path: Path) -> None:
+def test_nothing_is_trained_on_that_a_test_of_its_own_has_a_group_of(tmp_path: Path) -> None:
     test = [review(7_000, "product 1"), review(7_001, "product 1"), review(7_002, "new"), review(7_003)]
-    kept, counts = split(tmp_path, in_groups(60), test=test)
-    assert set(kept.filter(split="test")["review_id"]) == {"7000", "7001", "7002", "7003"}
-    assert counts["test_of_known_groups"] == 2
-    assert counts["groups"]["test"] == 2
+    more = [review(8_000, "product 1", label=None), review(8_001, "new", label=None), review(8_002, label=None)]
+    kept, counts = split(tmp_path, in_groups(60), more, test=test)
+    found = sides(kept, "review_id")
+    assert found["test"] == {"7000", "7001", "7002", "7003"}
+    assert found["unlabelled"] == {"8002"}
+    of_test = pl.col("group").is_in(["product 1", "new"])
+    assert set(kept.filter(of_test)["split"]) == {"test"}
+    assert counts["on_no_side"] == 10 + 2
+    assert (counts["test_of_known_groups"], counts["groups"]["test"]) == (0, 2)
+    # By text, groups are nobody's business, which is said.
+    kept, counts = split(tmp_path, in_groups(60), more, test=test, split_by="text")
+    assert (counts["on_no_side"], counts["test_of_known_groups"]) == (0, 2)
+    # The same of a source that is for the test only.
+    rows = [*in_groups(60), *[{**row, "source": "panel"} for row in test]]
+    kept, counts = split(tmp_path, rows, test_only_sources=("panel",))
+    assert found["test"] < sides(kept, "review_id")["test"]
+    assert set(kept.filter(of_test)["split"]) == {"test"}
+
+
+def test_nothing_is_trained_on_from_the_time_of_a_test_of_its_own(tmp_path: Path) -> None:
+    rows = [review(n, day=n) for n in range(100)]
+    test = [review(7_000, day=80), review(7_001, day=300), review(7_002)]
+    more = [review(8_000, day=79, label=None), review(8_001, day=20, label=None)]
+    kept, counts = split(tmp_path, rows, more, test, split_by="time", validation_share=0.1)
+    days = kept.with_columns(day=(pl.col("written_at") - START).dt.total_days())
+    assert set(days.filter(split="train")["day"]) == set(range(70))
+    assert set(days.filter(split="validation")["day"]) == set(range(70, 80))
+    assert kept.filter(split="unlabelled")["review_id"].to_list() == ["8001"]
+    assert (kept.filter(split="test").height, counts["on_no_side"]) == (3, 20 + 1)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +186,16 @@ def test_a_test_of_its_own_says_how_much_of_it_is_of_known_groups(tmp_path: Path
         ),
         (in_groups(3), {"salt": "v1"}, r"(validation|test) has [01] groups, at least 2 wanted: of 3 groups"),
         (
+            [*in_groups(60), *[review(1000 + n, "x" * 300) for n in range(400)]],
+            {"salt": "v10"},
+            rf"test has \d+% .* instead of 10%: of 61 groups the largest \({'x' * 60}…\) has 40% of .*be `text`",
+        ),
+        (
+            [review(n, day=min(n, 70)) for n in range(100)],
+            {"split_by": "time"},
+            "test has 30% of the reviews instead of 10%: too many are of one moment",
+        ),
+        (
             [*in_groups(40), *[review(1000 + n, "huge") for n in range(4000)]],
             {"salt": "v10"},
             r"train has \d+% of the reviews instead of 80%: of 41 groups the largest \(huge\) has 91% of the reviews",
@@ -171,7 +206,17 @@ def test_a_test_of_its_own_says_how_much_of_it_is_of_known_groups(tmp_path: Path
             "has only positive reviews",
         ),
     ],
-    ids=["no-groups", "no-dates", "few-dates", "one-moment", "few-groups", "huge-group", "one-class"],
+    ids=[
+        "no-groups",
+        "no-dates",
+        "few-dates",
+        "one-moment",
+        "few-groups",
+        "large-group",
+        "busy-day",
+        "huge-group",
+        "one-class",
+    ],
 )
 def test_a_split_that_would_be_lopsided_is_refused(
     tmp_path: Path, rows: list[dict[str, Any]], config: dict[str, Any], message: str

@@ -17,7 +17,6 @@ from sentiment_model.evaluation.metrics import (
     Bootstrap,
     Difference,
     Floats,
-    Groups,
     Interval,
     ReliabilityBin,
     calibration_error,
@@ -158,7 +157,7 @@ def evaluate_model(
     """Evaluate predictions.
 
     Args:
-        validation: held-out reviews with `review_id`, `group` (null for none), `label`, `probability`, `logit`, and the
+        validation: held-out reviews with `group` (null for none), `label`, `probability`, `logit`, and the
             probabilities `recurrent` of the model's recurrent part alone and `baseline`.
         test: the same, plus `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
             `champion` (its probability) and `seen` (whether it was fitted or chosen on the review, or on others of its
@@ -220,13 +219,9 @@ def _floats(frame: pl.DataFrame, column: str) -> Floats:
     return frame[column].cast(pl.Float64).to_numpy()
 
 
-def _groups(frame: pl.DataFrame) -> Groups:
-    return number_groups(frame["group"], frame["review_id"])
-
-
 def _draw(frame: pl.DataFrame, columns: Sequence[str], config: EvaluateConfig) -> dict[str, Bootstrap]:
     """Return the metrics of each column of probabilities, all in the same resamples."""
-    labels, groups = _floats(frame, "label"), _groups(frame)
+    labels, groups = _floats(frame, "label"), number_groups(frame["group"])
     return {
         name: Bootstrap.of(
             labels, _floats(frame, name), groups, bins=config.calibration_bins, samples=config.bootstrap_samples
@@ -282,7 +277,7 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
     for kind, name in names.items():
         # The separately reported sources are slices of their own, and out of all the others.
         frame = pl.concat([headline, separate]) if kind == "source" else headline
-        frame = frame.with_columns(group_number=pl.Series(_groups(frame)))
+        frame = frame.with_columns(group_number=pl.Series(number_groups(frame["group"])))
         if "champion" not in frame.columns:
             frame = frame.with_columns(champion=pl.lit(None, pl.Float64), seen=True)
         unseen = ~pl.col("seen").fill_null(value=True)

@@ -52,11 +52,21 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
     return GateDecision(promote=all(rule.passed for rule in rules), rules=rules)
 
 
-def _better(name: str, metric: str, difference: Difference, value: float, threshold: float, reason: str) -> RuleResult:
-    """Judge a difference by one of its numbers; a metric that is not defined passes nothing."""
+def _better(name: str, metric: str, difference: Difference, confidence: float, reason: str) -> RuleResult:
+    """Ask that a difference is positive in so many of the resamples; confidence 0 asks for nothing."""
+    share = difference.better_share
     if math.isnan(difference.value):
-        reason = f"{METRICS[metric]} is not defined for these test reviews; are they all of one class?"
-    return _at_least(name, value, threshold, reason)
+        reason = _undefined(metric)
+    elif math.isnan(share):
+        reason = "the test reviews to compare on are of one group, so that nobody knows how far chance reaches"
+    else:
+        reason += f", better in {share:.1%} of the resamples ({confidence:.0%} wanted)"
+    result = _at_least(name, share, confidence, reason)
+    return result if confidence else result.model_copy(update={"passed": True})
+
+
+def _undefined(metric: str) -> str:
+    return f"{METRICS[metric]} is not defined for these test reviews; are they all of one class?"
 
 
 def _at_least(name: str, value: float, threshold: float, reason: str) -> RuleResult:
@@ -88,26 +98,22 @@ def _against_majority(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         "majority",
         "balanced_accuracy",
         difference,
-        difference.better_share,
         config.majority_confidence,
         f"{larger:,} of {test.rows:,} reviews are of one class; {METRICS['balanced_accuracy']} "
-        f"{_points(difference.value)} from that of always naming it, better in "
-        f"{difference.better_share:.1%} of the resamples ({config.majority_confidence:.0%} wanted)",
+        f"{_points(difference.value)} from that of always naming it",
     )
 
 
 def _against_baseline(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     model, baseline = (scores.metrics[config.metric].value for scores in (evaluation.test, evaluation.baseline_test))
-    difference = evaluation.over_baseline[config.metric]
-    return _better(
-        "baseline",
-        config.metric,
-        difference,
-        difference.value,
-        config.baseline_margin,
+    difference = evaluation.over_baseline[config.metric].value
+    reason = (
         f"{METRICS[config.metric]} {_value(config.metric, model)} against {_value(config.metric, baseline)} of the "
-        f"linear baseline ({_change(config.metric, difference.value)}, at least "
-        f"{_change(config.metric, config.baseline_margin)} wanted)",
+        f"linear baseline ({_change(config.metric, difference)}, at least "
+        f"{_change(config.metric, config.baseline_margin)} wanted)"
+    )
+    return _at_least(
+        "baseline", difference, config.baseline_margin, _undefined(config.metric) if math.isnan(difference) else reason
     )
 
 
@@ -134,17 +140,16 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
             "nothing compares the two; take the alias champion from it"
         )
     if reason:
-        return RuleResult(name="champion", passed=False, value=None, threshold=None, reason=reason)
+        passed = config.champion_confidence == 0
+        return RuleResult(name="champion", passed=passed, value=None, threshold=None, reason=reason)
     metric, difference = config.metric, champion.differences[config.metric]
     return _better(
         "champion",
         metric,
         difference,
-        difference.better_share,
         config.champion_confidence,
         f"{METRICS[metric]} {_change(metric, difference.value)} from that of champion version {champion.version} "
-        f"(interval {_change(metric, difference.low)} to {_change(metric, difference.high)}), better in "
-        f"{difference.better_share:.1%} of the resamples ({config.champion_confidence:.0%} wanted)",
+        f"(interval {_change(metric, difference.low)} to {_change(metric, difference.high)})",
     )
 
 

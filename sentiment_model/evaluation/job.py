@@ -22,7 +22,7 @@ from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.history import EpochMetrics
 from sentiment_model.training.job import HISTORY
 
-EVALUATE = Stage("evaluate", 4)
+EVALUATE = Stage("evaluate", 5)
 
 _SCORING_ROWS = 20_000
 
@@ -123,23 +123,20 @@ def reviews_of(champion: ChampionModel, store: Store) -> Dataset | None:
 def _seen(test: pl.DataFrame, cleaned: pl.LazyFrame, champion_reviews: pl.LazyFrame | None) -> pl.Series:
     """Return for each test review whether a model made from others was fitted or chosen on it; null if unknown.
 
-    Where today's split keeps groups apart, a review of a group that the model knows counts as seen: a champion that was
-    made with another split would else be asked about names that it has learned, and the challenger about new ones.
+    Where today's split keeps a group apart, a review of it counts as seen if the model knows the group: a champion that
+    was made with another split would else be asked about names that it has learned, and the challenger about new ones.
     """
     if champion_reviews is None:
         return pl.Series([None] * len(test), dtype=pl.Boolean())
     fitted_on = pl.col("split").is_in(["train", "validation"])
-    known = (
-        cleaned.join(champion_reviews.filter(fitted_on), on="text", how="semi")
-        .select("text", "group", "split")
-        .filter(pl.col("group").is_not_null() | (pl.col("split") == "test"))
-        .collect(engine="streaming")
-    )
-    seen = test["text"].is_in(known["text"].implode())
-    trained_on = cleaned.filter(fitted_on).select(pl.col("group").drop_nulls().unique()).collect(engine="streaming")
-    if test["group"].is_in(trained_on["group"].implode()).any():
-        return seen
-    return seen | test["group"].is_in(known["group"].drop_nulls().implode()).fill_null(value=False)
+    known = champion_reviews.filter(fitted_on)
+    texts = test.lazy().select("text").join(known, on="text", how="semi").collect(engine="streaming")["text"]
+    groups = [cleaned.join(known, on="text", how="semi").select("group")]
+    if "group" in known.collect_schema():
+        groups.append(known.select("group"))
+    learned = cleaned.filter(fitted_on).select("group").drop_nulls().unique()
+    apart = pl.concat(groups).drop_nulls().unique().join(learned, on="group", how="anti").collect(engine="streaming")
+    return test["text"].is_in(texts.implode()) | test["group"].is_in(apart["group"].implode()).fill_null(value=False)
 
 
 def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:

@@ -44,7 +44,10 @@ Figure = Annotated[float, BeforeValidator(lambda value: np.nan if value is None 
 
 
 class Interval(BaseModel):
-    """An estimate with its confidence interval; all NaN where the data does not define it."""
+    """An estimate with its confidence interval; NaN where the data does not define them.
+
+    Nothing is known of how far chance reaches where all rows are of one group.
+    """
 
     value: Figure
     low: Figure
@@ -174,11 +177,13 @@ class Bootstrap:
             bins: number of equal-mass bins of the calibration error (Nixon et al., 2019).
             samples: number of resamples.
         """
-        metrics = WeightedMetrics(labels, probabilities, bins)
+        metrics, number = WeightedMetrics(labels, probabilities, bins), int(groups.max()) + 1
         values = metrics(np.ones((1, len(labels))))
         chunks = [metrics(weights) for weights in resamples(groups, samples)]
+        if number == 1:  # drawn again and again, it would seem certain
+            chunks = [dict.fromkeys(METRICS, np.full(samples, np.nan))]
         return cls(
-            int(groups.max()) + 1,
+            number,
             {name: float(values[name][0]) for name in METRICS},
             {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS},
         )
@@ -193,7 +198,9 @@ class Bootstrap:
         """
         found = {name: _interval(self.values[name], self.draws[name], confidence) for name in METRICS}
         error = found["calibration_error"]
-        low, high = max(0.0, 2 * error.value - error.high), max(error.value, 2 * error.value - error.low)
+        low, high = 2 * error.value - error.high, 2 * error.value - error.low
+        if np.isfinite(low):
+            low, high = max(0.0, low), max(error.value, high)
         return found | {"calibration_error": error.model_copy(update={"low": low, "high": high})}
 
     def differences(self, other: "Bootstrap", confidence: float) -> dict[str, Difference]:
@@ -209,14 +216,11 @@ class Bootstrap:
         return Difference(**_interval(value, draws, confidence).model_dump(), better_share=share)
 
 
-def number_groups(names: pl.Series, rows: pl.Series) -> Groups:
-    """Return the number of each row's group; a row whose group has no name is a group of its own.
-
-    Args:
-        names: the groups' names, or null.
-        rows: what tells the rows apart, strings.
-    """
-    return pl.select(pl.coalesce("g" + names, "r" + rows).rank("dense") - 1).to_series().to_numpy().astype(np.intp)
+def number_groups(names: pl.Series) -> Groups:
+    """Return the number of each row's group, counted from 0; a row whose group has no name is a group of its own."""
+    row = pl.int_range(pl.len()).cast(pl.String)
+    numbers = pl.select(names.alias("name")).select(pl.coalesce("g" + pl.col("name"), "r" + row).rank("dense") - 1)
+    return numbers.to_series().to_numpy().astype(np.intp)
 
 
 def mean_interval(values: Floats, groups: Groups, *, samples: int, confidence: float) -> Interval:
@@ -241,7 +245,8 @@ def share_interval(right: Floats, groups: Groups, confidence: float) -> Interval
     of_groups = np.bincount(groups, weights=right - share)
     variance = (of_groups**2).sum() / rows**2 * number / max(1, number - 1)
     independent = share * (1 - share) / max(1, rows - 1)
-    worth = rows * min(1.0, independent / variance) if variance > 0 else float(rows)
+    # Where the groups do not differ, as a single one never does, a group tells no more than one row.
+    worth = rows * min(1.0, independent / variance) if variance > 0 and number > 1 else float(number)
     low, high = proportion_confint(share * worth, worth, alpha=1 - confidence, method="wilson")
     return Interval(value=share, low=float(low), high=float(high))
 
@@ -300,6 +305,6 @@ def _starts_of_bins(ordered: Floats, bins: int) -> NDArray[np.intp]:
 
 def _interval(value: float, drawn: Floats, confidence: float) -> Interval:
     if not np.isfinite(value) or np.isnan(drawn).all():
-        return Interval(value=np.nan, low=np.nan, high=np.nan)
+        return Interval(value=value, low=np.nan, high=np.nan)
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value=float(value), low=float(low), high=float(high))

@@ -52,7 +52,7 @@ def estimate(found: Interval, name: str) -> str:
 
 def bounds(found: Interval, name: str) -> str:
     """Return a metric's interval, empty where it has none."""
-    if not math.isfinite(found.value):
+    if not math.isfinite(found.low):
         return ""
     if name in SHARES:
         return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
@@ -61,7 +61,7 @@ def bounds(found: Interval, name: str) -> str:
 
 def interval(found: Interval, name: str) -> str:
     """Return a metric's value with its interval in brackets."""
-    return f"{estimate(found, name)} ({bounds(found, name)})" if math.isfinite(found.value) else _UNDEFINED
+    return estimate(found, name) + (f" ({within})" if (within := bounds(found, name)) else "")
 
 
 def _sentence(name: str) -> str:
@@ -218,7 +218,8 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _versus(difference: Difference) -> str:
-    return f"{points(difference.value)} points ({points(difference.low)} to {points(difference.high)})"
+    within = f" ({points(difference.low)} to {points(difference.high)})" if math.isfinite(difference.low) else ""
+    return f"{points(difference.value)} points{within}"
 
 
 def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]]) -> str:
@@ -231,7 +232,7 @@ def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]])
     )
     cleaned = counts.get("clean", {})
     match cleaned.get("split_by"):
-        case "group" if not cleaned.get("test_of_known_groups"):
+        case "group":
             text += " No group of reviews is on two sides of the split."
         case "time":
             text += f" The reviews are split by time: the test begins at {cleaned.get('test_from', 'its own source')}."

@@ -17,7 +17,7 @@ from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA, Batch
 
-INGEST = Stage("ingest", 2)
+INGEST = Stage("ingest", 3)
 
 BATCH_ROWS = 20_000
 _LABELS = {1: "positive", 0: "negative", None: "unlabelled"}

@@ -35,7 +35,7 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
             _value(batch, columns.review_id).alias("review_id"),
             _blank_as_null(_value(batch, columns.label), *mapping.unlabelled).alias("given"),
             _blank_as_null(_value(batch, columns.rating)).alias("stars"),
-            _value(batch, mapping.group).str.strip_chars().replace("", None).alias("group"),
+            _group(_column(batch, mapping.group)).alias("group"),
             moment(_column(batch, columns.written_at)).alias("written_at"),
         ]
     )
@@ -77,10 +77,20 @@ def _column(batch: Batch, name: str | None) -> pl.Series:
 
 
 def _value(batch: Batch, name: str | None) -> pl.Series:
-    series = _column(batch, name)
+    return _as_text(_column(batch, name))
+
+
+def _as_text(series: pl.Series) -> pl.Series:
     if series.dtype.is_nested():
         return pl.Series([None] * len(series), dtype=pl.String())
     return series.cast(pl.String(), strict=False)
+
+
+def _group(values: pl.Series) -> pl.Series:
+    """Return names of groups, which are the same whatever their spelling: half of a group is a group that is known."""
+    if values.dtype.is_float():
+        values = values.set(~values.is_finite(), None)
+    return _blank_as_null(_as_text(values).str.normalize("NFC"))
 
 
 def _blank_as_null(values: pl.Series, *others: str) -> pl.Series:

@@ -16,6 +16,7 @@ from sentiment_model.errors import QualityError
 SPLITS = ("train", "validation", "test", "unlabelled")
 LABELLED = SPLITS[:3]
 _SIDE = pl.Enum(SPLITS)
+_NAME_CHARACTERS = 60
 _FEWEST_GROUPS = 2  # of a side: nothing is known of how one group differs from another
 
 
@@ -34,8 +35,9 @@ class Sides(NamedTuple):
 def sides(reviews: pl.DataFrame, config: CleanConfig, *, own_test: bool) -> Sides:
     """Put reviews on their sides.
 
-    An unlabelled review is trained on, and so it is on no side where its group or its time is held out. A review
-    without a date is on no side of a split by time. One without a group is a group of its own.
+    A review is on no side where its group or its time is held out, but not it: an unlabelled one, and any beside a test
+    that has sources of its own. A review without a date is on no side of a split by time. One without a group is a
+    group of its own.
 
     Args:
         reviews: distinct reviews with `label` (null for none), `is_test` (those that the test has from its own
@@ -48,38 +50,48 @@ def sides(reviews: pl.DataFrame, config: CleanConfig, *, own_test: bool) -> Side
         QualityError: the split needs groups or dates that there are not, or one side gets nearly all or nothing.
     """
     shares = {"validation": config.validation_share, "test": 0.0 if own_test else config.test_share}
-    drawn = pl.col("label").is_not_null() & ~pl.col("is_test")
+    labelled, is_test = pl.col("label").is_not_null(), pl.col("is_test")
     kind = config.split_by
     if kind == "auto":
-        kind = "group" if reviews.select((drawn & pl.col("group").is_not_null()).any()).item() else "text"
+        kind = "group" if reviews.select((labelled & ~is_test & pl.col("group").is_not_null()).any()).item() else "text"
+    tests, others = reviews.filter(is_test), reviews.filter(~is_test)
+    drawn = others.filter(labelled)
     facts: dict[str, Any] = {"split_by": kind}
+    is_alone, is_free = pl.lit(kind == "text"), pl.lit(value=True)
     if kind == "time":
-        side, cuts = _by_time(reviews.filter(drawn), shares)
+        if starts := tests["written_at"].drop_nulls().to_list():
+            is_free = pl.col("written_at") < min(starts)
+        side, cuts = _by_time(drawn, drawn.filter(is_free), shares)
         facts |= cuts
-    elif kind == "group" and reviews.filter(drawn)["group"].count() == 0:
-        raise QualityError(
-            "clean.split_by is `group`, but no labelled review has a group: name its column with ingest.columns.group, "
-            "or choose `text`"
-        )
+    elif kind == "group":
+        if drawn["group"].count() == 0:
+            raise QualityError(
+                "clean.split_by is `group`, but no labelled review has a group: name its column with "
+                "ingest.columns.group, or choose `text`"
+            )
+        # A text without a group is on its own: nothing else of it can be held out.
+        is_alone = pl.col("group").is_null()
+        is_free = is_alone | ~pl.col("group").is_in(tests["group"].drop_nulls().unique().implode())
+        side = _by_place(pl.coalesce("group_place", "text_place"), shares)
     else:
-        side = _by_place(pl.coalesce("group_place", "text_place") if kind == "group" else pl.col("text_place"), shares)
-    # A text without a group is on its own: nothing else of it can be held out.
-    is_alone = pl.col("group").is_null() if kind == "group" else pl.lit(kind == "text")
+        side = _by_place(pl.col("text_place"), shares)
     split = reviews.select(
-        split=pl.when("is_test")
+        split=pl.when(is_test)
         .then(pl.lit("test", _SIDE))
-        .when(pl.col("label").is_not_null())
+        .when(is_free & labelled)
         .then(side)
-        .when(is_alone | (side == "train"))
+        .when(is_free & (is_alone | (side == "train")))
         .then(pl.lit("unlabelled", _SIDE))
     ).to_series()
-    placed = reviews.with_columns(split).filter(pl.col("label").is_not_null() & pl.col("split").is_not_null())
-    held_apart = placed.filter(~pl.col("is_test"))
+    placed = reviews.with_columns(split).filter(labelled)
     if kind == "time":
-        _check_train(held_apart, shares, "too many are of one moment; choose smaller shares or another clean.split_by")
+        dated = placed.filter(~is_test & pl.col("written_at").is_not_null())
+        _check_shares(
+            dated, shares, "too many are of one moment, or of the test's own time; change the shares or clean.split_by"
+        )
     elif kind == "group":
-        _check_groups(held_apart, shares)
-    return Sides(split, facts | _groups(placed))
+        _check_groups(placed.filter(~is_test), shares)
+    return Sides(split, facts | _groups(placed.drop_nulls("split")))
 
 
 def _by_place(place: pl.Expr, shares: Mapping[str, float]) -> pl.Expr:
@@ -93,15 +105,20 @@ def _by_place(place: pl.Expr, shares: Mapping[str, float]) -> pl.Expr:
     )
 
 
-def _by_time(reviews: pl.DataFrame, shares: Mapping[str, float]) -> tuple[pl.Expr, dict[str, Any]]:
-    """Return the side, and from when on reviews are held out; reviews of one moment are on one side."""
-    times = reviews["written_at"].drop_nulls().sort()
-    if 2 * len(times) <= len(reviews):
+def _by_time(reviews: pl.DataFrame, free: pl.DataFrame, shares: Mapping[str, float]) -> tuple[pl.Expr, dict[str, Any]]:
+    """Return the side, and from when on reviews are held out; reviews of one moment are on one side.
+
+    Args:
+        reviews: those that may be on any side.
+        free: those of them that are not of the time of a test of its own.
+        shares: of the held-out sides.
+    """
+    if 2 * (dated := reviews["written_at"].count()) <= len(reviews):
         raise QualityError(
-            f"clean.split_by is `time`, but only {len(times):,} of {len(reviews):,} labelled reviews have a date that "
-            "can be read: name its column with ingest.columns.written_at, or choose another split"
+            f"clean.split_by is `time`, but only {dated:,} of {len(reviews):,} labelled reviews have a date that can "
+            "be read: name its column with ingest.columns.written_at, or choose another split"
         )
-    time, dated = pl.col("written_at"), len(times)
+    time, times = pl.col("written_at"), free["written_at"].drop_nulls().sort()
     held_out = []
     cuts = {}
     for name in ("test", "validation"):
@@ -127,23 +144,28 @@ def _groups(placed: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _check_train(drawn: pl.DataFrame, shares: Mapping[str, float], why: str) -> None:
-    """Raise where less than half of what was asked for is left to train on."""
-    found, wanted = len(drawn.filter(split="train")), 1.0 - sum(shares.values())
-    if found < wanted / 2 * len(drawn):
-        raise QualityError(f"train has {found / len(drawn):.0%} of the reviews instead of {wanted:.0%}: {why}")
+def _check_shares(drawn: pl.DataFrame, shares: Mapping[str, float], why: str) -> None:
+    """Raise where a side has more than twice what was asked for, or less than half of that is left to train on."""
+    found = {name: drawn.filter(split=name).height / len(drawn) for name in shares}
+    kept, wanted = drawn.filter(split="train").height / len(drawn), 1.0 - sum(shares.values())
+    if kept < wanted / 2:
+        raise QualityError(f"train has {kept:.0%} of the reviews instead of {wanted:.0%}: {why}")
+    for name, share in shares.items():
+        if found[name] > 2 * share:
+            raise QualityError(f"{name} has {found[name]:.0%} of the reviews instead of {share:.0%}: {why}")
 
 
 def _check_groups(drawn: pl.DataFrame, shares: Mapping[str, float]) -> None:
-    """Raise where the groups leave too few reviews to train on, or a side too few groups to tell how they differ."""
+    """Raise where the groups make a side too large or too small, or a side has too few to tell how they differ."""
     unit = pl.coalesce("group", pl.format("a review on its own, {}", "text_place"))
     units = drawn.group_by(unit.alias("unit")).agg(rows=pl.len(), split=pl.col("split").unique())
     largest = units.sort("rows", "unit", descending=[True, False]).row(0, named=True)
-    why = (
-        f"of {len(units):,} groups the largest ({largest['unit']}) has {largest['rows'] / len(drawn):.0%} of the "
-        "reviews; add groups, or change clean.salt, the shares or clean.split_by"
-    )
-    _check_train(drawn, shares, why)
+    name = largest["unit"][:_NAME_CHARACTERS] + ("…" if len(largest["unit"]) > _NAME_CHARACTERS else "")
+    why = f"of {len(units):,} groups the largest ({name}) has {largest['rows'] / len(drawn):.0%} of the reviews"
+    if dropped := drawn["split"].null_count():
+        why += f", and {dropped:,} reviews are of groups that the test has from its own sources"
+    why += "; add groups, change clean.salt or the shares, or let clean.split_by be `text`, which tests on known groups"
+    _check_shares(drawn, shares, why)
     for name, share in shares.items():
         count = units.filter(pl.col("split").list.contains(name)).height
         if share and count < _FEWEST_GROUPS:
