@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import ItemsView
+from collections.abc import Callable, ItemsView
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.ngrams import BUCKETS, HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
-from sentiment_model.training.calibration import fit_combination, fit_temperature
+from sentiment_model.training.calibration import calibrated_loss, fit_combination, fit_temperature
 from sentiment_model.training.naive_bayes import fit_ngrams
 
 CPU = torch.device("cpu")
@@ -46,6 +46,11 @@ def learned_score(ids: list[list[int]], max_order: int) -> NGramScore:
             score.weight[bucket_of(hashes)] = torch.randn(len(hashes), generator=torch.Generator().manual_seed(order))
     score.bias.fill_(0.25)
     return score
+
+
+def fitted(ids: list[list[int]], labels: list[int], max_order: int) -> NGramScore:
+    """Return a score fitted on reviews, which choose the regularisation too."""
+    return fit_ngrams(reviews(ids, labels), reviews(ids, labels), max_order)
 
 
 def ngrams(review: list[int], max_order: int) -> ItemsView[tuple[int, ...], int]:
@@ -104,10 +109,10 @@ def test_of_ngrams_that_share_a_bucket_the_most_frequent_is_known() -> None:
         if bucket in taken
     )
     often, rare = [[token, 1]] * 3 + [[1]] * 3, [[other, 1]] * 2 + [[1]] * 2
-    score = fit_ngrams(reviews([*often, *rare], [1, 1, 1, 0, 0, 0, 0, 0, 1, 1]), 1)
+    score = fitted([*often, *rare], [1, 1, 1, 0, 0, 0, 0, 0, 1, 1], 1)
     assert weight_of(score, [token]) > 0
     assert weight_of(score, [other]) == 0
-    assert weight_of(fit_ngrams(reviews(rare, [0, 0, 1, 1]), 1), [other]) < 0
+    assert weight_of(fitted(rare, [0, 0, 1, 1], 1), [other]) < 0
 
 
 def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
@@ -121,7 +126,7 @@ def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
         labels.append(int((said == good) != bool(negated)))
     accuracy = {}
     for order in (1, 2):
-        scores = predict_logits(fit_ngrams(reviews(ids, labels), order), reviews(ids), 512, CPU).numpy()
+        scores = predict_logits(fitted(ids, labels, order), reviews(ids), 512, CPU).numpy()
         accuracy[order] = ((scores > 0) == np.array(labels)).mean()
     assert accuracy[2] == 1.0
     assert accuracy[1] < 0.8
@@ -129,19 +134,21 @@ def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
 
 def test_an_ngram_of_one_review_counts_for_nothing() -> None:
     ids = [[2, 9], [2, 2, 2], [3], [3]]
-    score = fit_ngrams(reviews(ids, [1, 1, 0, 0]), 1)
+    score = fitted(ids, [1, 1, 0, 0], 1)
     of = {token: weight_of(score, [token]) for token in (2, 3, 9)}
     assert of[2] > 0 > of[3]
     assert of[9] == 0
     assert (score.weight != 0).sum() == 2
 
 
-def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
+def test_the_weights_follow_the_formula_of_naive_bayes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", (100.0,))
+    monkeypatch.setattr("sentiment_model.training.naive_bayes._TOLERANCE", 1e-5)
     # 3 of 4 positive and 1 of 4 negative reviews say 2; all say 5, which tells nothing.
     ids = [[2, 5], [2, 2, 5], [5, 2], [5], [2, 5], [5], [5], [5]]
-    score = fit_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
+    score = fitted(ids, [1, 1, 1, 1, 0, 0, 0, 0], 1)
     two, five = weight_of(score, [2]), weight_of(score, [5])
-    ratio = np.array([np.log(3.5 / 1.5), np.log(4.5 / 4.5)]) - np.log((3.5 + 4.5) / (1.5 + 4.5))
+    ratio = np.array([np.log(4 / 2), np.log(5 / 5)]) - np.log((4 + 5) / (2 + 5))
     has = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
     values = has * ratio / np.sqrt([[len(review)] for review in ids])
     truth = np.array([1] * 4 + [-1] * 4)
@@ -159,13 +166,47 @@ def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
         assert found < loss(weights, float(score.bias) + change)
 
 
+def said_outright(generator: random.Random) -> tuple[list[int], int]:
+    """Each word is for itself, and one label in five is wrong."""
+    label = generator.randrange(2)
+    return [2 + label + 2 * generator.randrange(20) for _ in range(3)], label ^ (generator.random() < 0.2)
+
+
+def said_in_pairs(generator: random.Random) -> tuple[list[int], int]:
+    """Only pairs of words tell, beside much that does not."""
+    filler = [generator.randrange(10, 60) for _ in range(20)]
+    negated, said = generator.randrange(2), generator.choice([2, 3])
+    return [*filler, *([4, said] if negated else [said, 4])], (said == 2) ^ negated
+
+
+@pytest.mark.parametrize(("draw", "expected"), [(said_outright, 1.0), (said_in_pairs, 100.0)])
+def test_validation_says_how_strong_the_regularisation_is(
+    monkeypatch: pytest.MonkeyPatch, draw: Callable[[random.Random], tuple[list[int], int]], expected: float
+) -> None:
+    generator = random.Random(1)
+    train, validation = (
+        reviews([ids for ids, _ in drawn], [int(label) for _, label in drawn])
+        for drawn in ([draw(generator) for _ in range(600)] for _ in range(2))
+    )
+    strengths = (1.0, 3.0, 10.0, 30.0, 100.0)
+    losses, weights = {}, {}
+    for strength in strengths:
+        monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", (strength,))
+        score = fit_ngrams(train, validation, 2)
+        logits = predict_logits(score, validation, 512, CPU).numpy()
+        losses[strength], weights[strength] = calibrated_loss(logits, validation.labels.numpy()), score.weight
+    monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", strengths)
+    assert min(losses, key=lambda strength: losses[strength]) == expected
+    assert fit_ngrams(train, validation, 2).weight.equal(weights[expected])
+
+
 def test_too_many_tokens_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [[2, 3], [4, 3]] * 50
     labels = [1, 0] * 50
-    whole = fit_ngrams(reviews(ids, labels), 2)
+    whole = fitted(ids, labels, 2)
     monkeypatch.setattr("sentiment_model.training.naive_bayes.MAX_TOKENS", 70)  # every third review
-    thinned = fit_ngrams(reviews(ids, labels), 2)
-    by_hand = fit_ngrams(reviews(ids[::3], labels[::3]), 2)
+    thinned = fitted(ids, labels, 2)
+    by_hand = fit_ngrams(reviews(ids[::3], labels[::3]), reviews(ids, labels), 2)
     assert thinned.weight.equal(by_hand.weight)
     assert not thinned.weight.equal(whole.weight)
 

@@ -36,6 +36,19 @@ def fit_temperature(logits: Floats, labels: Floats) -> float:
     return float(np.exp(found.x))
 
 
+def calibrated_loss(logits: Floats, labels: Floats) -> float:
+    """Return the mean log loss, in nats, with the temperature that makes it smallest.
+
+    Args:
+        logits: logits of the positive class, shape (reviews,).
+        labels: 1 positive, 0 negative, shape (reviews,).
+
+    Raises:
+        QualityError: there are no reviews, or only of one class.
+    """
+    return _log_loss(logits.astype(np.float64) / fit_temperature(logits, labels), labels.astype(np.float64))
+
+
 def fit_combination(logits: Floats, others: Floats, labels: Floats) -> tuple[float, float, float]:
     """Return how to add another model's logits so that the log loss is smallest.
 

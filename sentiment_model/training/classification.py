@@ -14,7 +14,7 @@ from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import SentimentNetwork
-from sentiment_model.training.calibration import fit_temperature
+from sentiment_model.training.calibration import calibrated_loss
 from sentiment_model.training.history import EpochMetrics, Observer
 from sentiment_model.training.loop import run_training
 
@@ -112,9 +112,8 @@ class _Classification:
         logits = predict_logits(kept, self.validation_reviews, self.tokens_per_batch, self.device)
         labels = self.validation_reviews.labels
         # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
-        logits = logits.double() / fit_temperature(logits.numpy(), labels.numpy())
         return {
-            "validation_loss": F.binary_cross_entropy_with_logits(logits, labels.double()).item(),
+            "validation_loss": calibrated_loss(logits.numpy(), labels.numpy()),
             "validation_accuracy": ((logits > 0) == (labels > 0.5)).double().mean().item(),
         }
 

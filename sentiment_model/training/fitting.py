@@ -161,7 +161,7 @@ def fit_model(
         result = fit_network("training", reviews, model_config, start)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
-    wide = fit_ngrams(reviews, model_config.ngrams) if model_config.ngrams else None
+    wide = fit_ngrams(reviews, validation, model_config.ngrams) if model_config.ngrams else None
     return _weigh(model_config, result, wide, validation)
 
 
