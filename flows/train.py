@@ -20,6 +20,7 @@ from sentiment_model.evaluation.evaluate import ChampionModel
 from sentiment_model.models.bundle import ModelDescription
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
+from sentiment_model.sources.vectors import VectorsFile
 from sentiment_model.store.datasets import DatasetRef, open_dataset
 from sentiment_model.training.job import TRAIN, resolve_processes, training_identity
 from tasks.baseline import baseline
@@ -29,6 +30,7 @@ from tasks.ingest import ingest
 from tasks.register import Registration, register
 from tasks.tokenize import tokenize
 from tasks.train import train as train_network
+from tasks.vectors import vectors
 
 
 class TrainingSummary(BaseModel):
@@ -65,22 +67,24 @@ def train(run: TrainingRun) -> TrainingSummary:
     started = datetime.now(UTC)
     settings = Settings()
     tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
+    words = VectorsFile.find(run.model.vectors, run.model.embedding_size) if run.model.vectors else None
     reviews = ingest(run.ingest, settings.store_url)
     test = ingest(run.test, settings.store_url) if run.test else None
     unlabelled = ingest(run.unlabelled, settings.store_url) if run.unlabelled else None
     cleaned = clean(reviews, test, unlabelled, run.clean)
     tokens = tokenize(cleaned, run.tokenize)
+    start = vectors(tokens, words) if words else None
     config = resolve_processes(run.train, settings.device)
-    fingerprint = TRAIN.fingerprint(*training_identity(tokens, run.model, config))
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, run.model, config))
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
-    model = train_network(tokens, run.model, config, tracker, log.run_id)
+    model = train_network(tokens, start, run.model, config, tracker, log.run_id)
     peer = baseline(cleaned)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))
         evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate, tracker.run_url(log.run_id))
     registration = register(model, evaluation, run.model_name, log.run_id, tracker)
-    made = [reviews, cleaned, tokens, model, peer, evaluation]
+    made = [reviews, cleaned, tokens, *([start] if start else []), model, peer, evaluation]
     reused = [ref.stage for ref in made if open_dataset(ref).manifest.created_at < started]
     get_run_logger().info("Reused from earlier runs: %s", ", ".join(reused) or "nothing")
     return TrainingSummary(

@@ -29,7 +29,8 @@ def _for_the_form(schema: dict[str, Any]) -> None:
     for position, field in enumerate(schema["properties"].values()):
         kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
         if len(kinds) == 1 and "$ref" not in kinds[0]:
-            del field["anyOf"], field["default"]
+            del field["anyOf"]
+            field.pop("default", None)  # null
             field |= kinds[0]
             if "enum" in field:
                 field["enum"] = [*field["enum"], None]  # not shown, but a null from elsewhere stays valid
@@ -220,6 +221,12 @@ class ModelConfig(ProfileSection):
     hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
     bidirectional: bool = Field(True, description="Whether other layers read each review backwards.")
     embedding_size: int = Field(100, ge=1, le=4096, description="Size of the token embeddings.")
+    vectors: str | None = Field(
+        None,
+        title="Word vectors",
+        description="Text file of pretrained word vectors of that size, from which the embedding starts: GloVe's, "
+        "word2vec's or fastText's; plain, .gz or .zst, here or in an object store.",
+    )
     pooling: tuple[Pooling, ...] = Field(
         ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )

@@ -71,12 +71,18 @@ class _ProgressDisplay:
 
 
 def train(
-    tokens: DatasetRef, model: ModelConfig, config: TrainConfig, tracker: Tracker, mlflow_run_id: str
+    tokens: DatasetRef,
+    vectors: DatasetRef | None,
+    model: ModelConfig,
+    config: TrainConfig,
+    tracker: Tracker,
+    mlflow_run_id: str,
 ) -> DatasetRef:
     """Train on a tokenized dataset; an interrupted training goes on from its last checkpoint.
 
     Args:
         tokens: the tokenized dataset.
+        vectors: of some tokens, to start from, or None.
         model: architecture.
         config: optimisation.
         tracker: the connection to MLflow.
@@ -86,13 +92,14 @@ def train(
         the model folder, as a dataset.
     """
     settings = Settings()
-    inputs, parameters = training_identity(tokens, model, config)
+    inputs, parameters = training_identity(tokens, vectors, model, config)
     fingerprint = TRAIN.fingerprint(inputs, parameters)
     checkpoint = settings.scratch_dir / f"train-{fingerprint}.safetensors"
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
         job = TrainingJob(
             tokens=tokens,
+            vectors=vectors,
             model=model,
             train=config,
             device=settings.device,

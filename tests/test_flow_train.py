@@ -23,6 +23,7 @@ from flows._mlflow import start_mlflow_run
 from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.errors import SourceError
 from sentiment_model.evaluation.job import read_evaluation
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.registry.tracking import FLOW_RUN_TAG, Tracker
@@ -99,6 +100,32 @@ def test_only_what_depends_on_a_change_runs_again(trained: TrainingSummary, revi
     # Champion now, it is still judged by the comparison with the model that it replaced.
     assert again.registration.promoted
     assert train(run).evaluation == again.evaluation
+
+
+def test_a_training_starts_from_word_vectors(trained: TrainingSummary, reviews: Path, tmp_path: Path) -> None:
+    """What names the model is their numbers, not where the file is."""
+    folders = [tmp_path / "here", tmp_path / "there"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "vectors.txt").write_text("the 1 0 0 0\na 0 1 0 0\nfilm 0 0 1 0\n")
+    first, second = (
+        training_run(reviews, model={"hidden_size": 8, "embedding_size": 4, "vectors": str(folder / "vectors.txt")})
+        for folder in folders
+    )
+    started = train(first)
+    assert started.reused == ["ingest", "clean", "tokenize", "baseline"]
+    with open_dataset(started.model).local_folder() as folder:
+        assert Predictor.load(folder).description.network.vectors is None
+    again = train(second)
+    assert again.reused == ["ingest", "clean", "tokenize", "vectors", "train", "baseline", "evaluate"]
+    assert again.model == started.model
+    evaluation, _ = read_evaluation(open_dataset(again.evaluation))
+    (record,) = [record for record in evaluation.lineage if record.name == "vectors"]
+    assert record.counts["found"] == 3
+    assert '"vectors": "vectors.txt"' in str(training_command(evaluation.lineage))
+    wrong = first.model_copy(update={"model": first.model.model_copy(update={"embedding_size": 8})})
+    with pytest.raises(SourceError, match=r"have 4 numbers; set model\.embedding_size to 4"):
+        train(wrong)
 
 
 def test_a_deleted_dataset_is_made_again(trained: TrainingSummary, reviews: Path) -> None:

@@ -21,6 +21,9 @@ from sentiment_model.networks.qrnn import QRNNLayer
 PAD_ID = 0
 UNKNOWN_ID = 1
 
+EMBEDDING_STD = 0.1
+"""Of the numbers that an embedding starts with."""
+
 Table = tuple[Tensor, ...]
 """What the first layer of a direction computes of each token of the vocabulary, see :meth:`Encoder.tabulate`."""
 
@@ -134,7 +137,7 @@ class Encoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise: small embeddings, and each layer as its cell needs."""
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         with torch.no_grad():
             self.embedding.weight[PAD_ID].zero_()
         for direction in self._directions():

@@ -69,7 +69,7 @@ def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
     found = find(path)
     files = []
     for location in found.locations:
-        ending, compression = _endings(location.name)
+        ending, compression = endings(location.name)
         by_ending = _FORMATS.get(ending)
         if found.by_name:
             chosen = by_ending if file_format == "auto" else file_format
@@ -88,7 +88,8 @@ def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
     return files
 
 
-def _endings(name: str) -> tuple[str, Compression | None]:
+def endings(name: str) -> tuple[str, Compression | None]:
+    """Return what a file's name ends in, without that of the compression, and this."""
     path = PurePosixPath(name.lower())
     compression = _COMPRESSIONS.get(path.suffix)
     return (path.with_suffix("").suffix if compression else path.suffix), compression

@@ -11,7 +11,14 @@ from sentiment_model.config import TrainingRun
 from sentiment_model.store.datasets import Dataset, DatasetRef, Store
 
 # The stage that makes an input, by the name under which the next stage knows it. Other inputs are sources of reviews.
-_STAGES = {"ingest": "ingest", "test": "ingest", "unlabelled": "ingest", "clean": "clean", "tokenize": "tokenize"}
+_STAGES = {
+    "ingest": "ingest",
+    "test": "ingest",
+    "unlabelled": "ingest",
+    "clean": "clean",
+    "tokenize": "tokenize",
+    "vectors": "vectors",
+}
 
 
 class StageRecord(BaseModel):
@@ -38,7 +45,7 @@ def training_command(records: Iterable[StageRecord]) -> str | None:
     """Return the shell command that makes a model again, or None where a dataset behind it has been deleted.
 
     It names the options that differ from their defaults. ``PATH`` stands for where the reviews are, which is not
-    recorded: the same files elsewhere give the same model.
+    recorded: the same files elsewhere give the same model. Of a file of word vectors the name is.
 
     Args:
         records: the lineage of the model.
@@ -47,6 +54,8 @@ def training_command(records: Iterable[StageRecord]) -> str | None:
     if not made.keys() >= {"ingest", "clean", "tokenize", "train"} or not all(made.values()):
         return None
     training = made.pop("train")
+    if vectors := made.pop("vectors", None):
+        training = training | {"model": training["model"] | {"vectors": vectors["name"]}}
     sections = made | training
     for source in sections.keys() & {"ingest", "test", "unlabelled"}:
         if sections[source]["source"] != "imdb":

@@ -14,12 +14,13 @@ import torch
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.networks.batching import TokenizedReviews
-from sentiment_model.store.datasets import DatasetWriter, Stage
+from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.sides import SPLITS
 from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
 
 TOKENIZE = Stage("tokenize", 2)
+_VOCABULARY = "vocabulary.parquet"
 _ROWS_AT_ONCE = 1024  # that are unpacked beside the tokens that are kept
 
 TOKEN_SCHEMA = pl.Schema(
@@ -54,7 +55,7 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
         QualityError: no token of these reviews is frequent enough.
     """
     vocabulary = Vocabulary.fit(reviews.filter(pl.col("split").is_in(["train", "unlabelled"])), config)
-    vocabulary.save(writer.file("vocabulary.parquet", role="vocabulary"))
+    vocabulary.save(writer.file(_VOCABULARY, role="vocabulary"))
     encoded = encode(reviews, vocabulary, config.max_tokens).select("split", *TOKEN_SCHEMA)
     tallies = []
     with ExitStack() as stack:
@@ -64,6 +65,12 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
                 parts[split].write(rows)
             tallies.append(_tally(batch, config.max_tokens))
     return {"vocabulary": len(vocabulary), **_summary(tallies)}
+
+
+def read_vocabulary(dataset: Dataset) -> Vocabulary:
+    """Return the vocabulary of a tokenized dataset."""
+    with dataset.local_folder() as folder:
+        return Vocabulary.load(folder / _VOCABULARY)
 
 
 def _tally(batch: pl.DataFrame, max_tokens: int) -> pl.DataFrame:

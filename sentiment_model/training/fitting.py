@@ -12,8 +12,9 @@ from torch import Tensor
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
-from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.networks.network import EMBEDDING_STD, PAD_ID, SentimentNetwork
 from sentiment_model.networks.ngrams import NGramScore
+from sentiment_model.sources.vectors import WordVectors
 from sentiment_model.training.calibration import Floats, fit_combination, fit_temperature
 from sentiment_model.training.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.training.classification import TrainingResult, check_labels, train
@@ -77,15 +78,16 @@ def fit_model(
     *,
     device: torch.device,
     checkpoint: Path,
+    vectors: WordVectors | None = None,
     observer: PhaseObserver | None = None,
 ) -> FittedModel | None:
     """Train the network, fit the wide part beside it, and weigh both on the validation reviews.
 
-    With `config.pretraining_tokens`, the network starts from an encoder that has learned to predict the tokens of all
-    these reviews. With `config.distillation`, it only teaches a smaller one, see :func:`student_of`, which takes its
-    embedding over as it is, and learns its probabilities of all these reviews and of their halves: Hinton et al.
-    (2015), "Distilling the Knowledge in a Neural Network". The wide part has no part in that, since it stands beside
-    the student too, and learns from the labelled reviews alone.
+    With `vectors`, the embeddings of their tokens start from them. With `config.pretraining_tokens`, the network starts
+    from an encoder that has learned to predict the tokens of all these reviews. With `config.distillation`, it only
+    teaches a smaller one, see :func:`student_of`, which takes its embedding over as it is, and learns its probabilities
+    of all these reviews and of their halves: Hinton et al. (2015), "Distilling the Knowledge in a Neural Network". The
+    wide part has no part in that, since it stands beside the student too, and learns from the labelled reviews alone.
 
     Args:
         reviews: labelled reviews to train on.
@@ -96,6 +98,7 @@ def fit_model(
         config: optimisation.
         device: where to compute.
         checkpoint: file from which an interrupted training resumes; each phase has one of its own beside it.
+        vectors: of some tokens, with as many numbers as an embedding.
         observer: is told how training goes.
 
     Returns:
@@ -107,7 +110,10 @@ def fit_model(
     """
     check_labels(reviews, validation)  # before an hour of pretraining
     everything = reviews if unlabelled is None else reviews.join(unlabelled)
+    model_config = model_config.model_copy(update={"vectors": None})  # what the model was made from it does not need
     start: Mapping[str, Tensor] = {}
+    if vectors:
+        start = {"embedding.weight": _embedding(vectors, vocabulary_size, config.seed)}
     if config.pretraining_tokens:
         start = pretrain(
             everything,
@@ -117,6 +123,7 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, "pretraining"),
+            start=start,
             observer=_PhaseReporter(observer, "pretraining"),
         )
 
@@ -168,6 +175,15 @@ def fit_model(
 def student_of(teacher: ModelConfig) -> ModelConfig:
     """Return the architecture that learns from a teacher: one that scoring has little work with."""
     return teacher.model_copy(update=_STUDENT)
+
+
+def _embedding(vectors: WordVectors, vocabulary_size: int, seed: int) -> Tensor:
+    """Return an embedding of all tokens, random where there is no vector, and all of the size of a random one."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(vocabulary_size, vectors.values.shape[1]).normal_(std=EMBEDDING_STD, generator=generator)
+    weight[PAD_ID] = 0.0
+    weight[vectors.ids] = vectors.values * (EMBEDDING_STD / vectors.values.square().mean().sqrt().clamp(min=1e-12))
+    return weight
 
 
 def _phase_checkpoint(checkpoint: Path, phase: Phase) -> Path:

@@ -22,6 +22,7 @@ from sentiment_model.models.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save
 from sentiment_model.models.drift import Histograms, histograms
 from sentiment_model.networks.device import choose_device, count_cores
 from sentiment_model.settings import DeviceName
+from sentiment_model.sources.vectors import read_vectors
 from sentiment_model.store.datasets import Dataset, DatasetRef, DatasetWriter, Stage, open_dataset
 from sentiment_model.text.tokenize import read_tokens
 from sentiment_model.text.vocabulary import Vocabulary
@@ -38,6 +39,7 @@ class TrainingJob(BaseModel):
     """Everything a training process has to know."""
 
     tokens: DatasetRef
+    vectors: DatasetRef | None = None
     model: ModelConfig
     train: TrainConfig
     device: DeviceName
@@ -46,14 +48,17 @@ class TrainingJob(BaseModel):
 
 
 def training_identity(
-    tokens: DatasetRef, model: ModelConfig, config: TrainConfig
+    tokens: DatasetRef, vectors: DatasetRef | None, model: ModelConfig, config: TrainConfig
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the inputs and the parameters that a trained model is named by.
+
+    Of word vectors it is their numbers that do, not where the file is.
 
     How often checkpoints are written and what device computes do not name another model; the number of processes does.
     """
     train = config.model_dump(exclude={"checkpoint_seconds"})
-    return {"tokenize": tokens.fingerprint}, {"model": model.model_dump(), "train": train}
+    inputs = {"tokenize": tokens.fingerprint} | ({"vectors": vectors.fingerprint} if vectors else {})
+    return inputs, {"model": model.model_dump(exclude={"vectors"}), "train": train}
 
 
 def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
@@ -108,6 +113,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
         job.train,
         device=choose_device(job.device),
         checkpoint=job.checkpoint,
+        vectors=read_vectors(open_dataset(job.vectors)) if job.vectors else None,
         observer=observer,
     )
     if fitted:

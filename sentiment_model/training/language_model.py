@@ -6,6 +6,7 @@ Word Representations". The tokens that it might have been are compared by their 
 (Press & Wolf 2017, "Using the Output Embedding to Improve Language Models").
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def pretrain(
     device: torch.device,
     checkpoint: Path,
     observer: Observer | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Train an encoder to predict the next token, until it has read about `config.pretraining_tokens`.
 
@@ -67,6 +69,7 @@ def pretrain(
         device: where to compute.
         checkpoint: file from which an interrupted training resumes.
         observer: is told how it goes.
+        start: tensors of the encoder's state to start from, instead of random ones.
 
     Returns:
         the encoder's state.
@@ -85,6 +88,7 @@ def pretrain(
         frequencies += torch.bincount(ids.flatten(), minlength=vocabulary_size)  # padding has no chance, see below
     dropout = {"word_dropout": 0.0, "embedding_dropout": recipe.dropout, "dropout": recipe.dropout}
     encoder = Encoder(vocabulary_size, model_config.model_copy(update=dropout))
+    encoder.load_state_dict({**encoder.state_dict(), **(start or {})})
     model = LanguageModel(encoder, frequencies).to(device)
     every = -(-len(validation_reviews) // _VALIDATION_REVIEWS)
     some = validation_reviews.take(torch.arange(0, len(validation_reviews), every))

@@ -23,13 +23,14 @@ from sentiment_model.scoring.delta import delete_from_delta, delta_partitions, v
 from sentiment_model.scoring.table import ScoreTable
 from sentiment_model.sources.ingest import INGEST
 from sentiment_model.sources.split import SPLIT
+from sentiment_model.sources.vectors import VECTORS
 from sentiment_model.store.datasets import MANIFEST, USED, Manifest, Store
 from sentiment_model.store.objects import StoredObject
 from sentiment_model.text.clean import CLEAN
 from sentiment_model.text.tokenize import TOKENIZE
 from sentiment_model.training.job import TRAIN
 
-_STAGES = (INGEST, CLEAN, TOKENIZE, TRAIN, BASELINE, EVALUATE, SPLIT)
+_STAGES = (INGEST, CLEAN, TOKENIZE, VECTORS, TRAIN, BASELINE, EVALUATE, SPLIT)
 _TABLE = "scores"
 _SCORES = tuple(f"{_TABLE}/{folder}" for folder in ("scores", "quarantine", "csv", "to-label"))
 _DELTA = f"{_TABLE}/delta"
