@@ -34,20 +34,23 @@ class Split:
     group: pl.Series
 
 
-def prepare(store_url: str, sample: int | None = None, unlabelled: str | None = None) -> Dataset:
-    """Ingest and clean the default source, and put the raw text of each review beside its cleaned one.
+def prepare(
+    store_url: str, sample: int | None = None, unlabelled: str | None = None, source: IngestConfig | None = None
+) -> Dataset:
+    """Ingest and clean a source, and put the raw text of each review beside its cleaned one.
 
     Args:
         store_url: where the stages write; what is there already is not made again.
         sample: about how many reviews to take, evenly from the whole source; None takes all, in the splits of the
             project's default run.
         unlabelled: review files to take besides, as the split of that name.
+        source: what to take reviews from; the project's default source without it.
 
     Returns:
         the headline reviews with the columns of a cleaned dataset and `raw` (role `part`).
     """
     run, store = TrainingRun(), Store(store_url)
-    ingested = ingest(store, run.ingest)
+    ingested = ingest(store, source or run.ingest)
     more = ingest(store, IngestConfig(source="files", path=unlabelled)) if unlabelled else None
     separate = ~pl.col("source").is_in(run.evaluate.separate_sources)
     reviews = ingested.scan()

@@ -22,7 +22,7 @@ from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.peers import PEERS
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
-from sentiment_model.config import ModelConfig, TrainingRun
+from sentiment_model.config import IngestConfig, ModelConfig, TrainingRun
 from sentiment_model.evaluation.metrics import Floats, Groups, Interval, WeightedMetrics, mean_interval, number_groups
 
 OURS = {
@@ -208,6 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folds", type=int, default=1, help="test each review once, in so many parts; 1 is one split")
     parser.add_argument("--sample", type=int, metavar="N", help="take about N reviews, for a quick look")
+    parser.add_argument(
+        "--ingest",
+        type=IngestConfig.model_validate_json,
+        metavar="JSON",
+        help="take other reviews than IMDb's: a run's section `ingest`, with a column of groups",
+    )
     parser.add_argument("--unlabelled", metavar="PATH", help="review files for the configurations that learn from such")
     parser.add_argument("--store", help="folder to keep the prepared reviews in; a temporary one by default")
     parser.add_argument("--output", type=Path, help=f"folder of the results; {RESULTS} by default")
@@ -216,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.unlabelled and (lacking := _NEED_UNLABELLED.intersection(chosen)):
         parser.error(f"{', '.join(lacking)} needs --unlabelled")
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
-        dataset = prepare(options.store or temporary, options.sample, options.unlabelled)
+        dataset = prepare(options.store or temporary, options.sample, options.unlabelled, options.ingest)
         source = Path(dataset.files("part")[0])
         folds = write_folds(source, options.folds, Path(temporary)) if options.folds > 1 else [source]
         reviews = Reviews.of(folds)
@@ -230,14 +236,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = {name: result for name, result in results.items() if isinstance(result, Result)}
     over = _differences(measured, reviews.groups)
     rows = len(reviews.groups)
-    what = f"{'A sample' if options.sample else 'The 25,000 IMDb reviews'}, in blocks of neighbouring rows: {rows:,} "
-    what += f"tested, of {int(reviews.groups.max()) + 1} blocks"
+    whose = (
+        "the 25,000 IMDb reviews, in groups of neighbouring rows" if not options.ingest else str(options.ingest.path)
+    )
+    what = (
+        f"{'A sample of' if options.sample else 'Of'} {whose}: {rows:,} tested, of {reviews.groups.max() + 1:,} groups"
+    )
     what += f" in {options.folds} folds. " if options.folds > 1 else ". "
-    what += "Intervals are 95 % bootstrap intervals over the blocks, differences in points and paired by review."
+    what += "Intervals are 95 % bootstrap intervals over the groups, differences in points and paired by review."
     table = Table("Quality", _COLUMNS, [_row(name, found, over.get(name, {})) for name, found in results.items()], what)
     numbers = {
         "sample": options.sample,
         "folds": options.folds,
+        "ingest": options.ingest and options.ingest.model_dump(mode="json"),
         "reviews": dataset.counts,
         "results": {name: _as_json(result, over.get(name, {})) for name, result in results.items()},
         "configurations": {name: run.model_dump(mode="json") for name, run in OURS.items() if name in results},

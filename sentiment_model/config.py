@@ -218,9 +218,9 @@ class ModelConfig(ProfileSection):
 
     cell: Cell = Field("mingru", description="Recurrent cell; `mingru` is the fastest and as accurate as `lstm`.")
     layers: int = Field(1, ge=1, le=8, description="Stacked recurrent layers.")
-    hidden_size: int = Field(64, ge=1, le=4096, description="Hidden units per layer and direction.")
+    hidden_size: int = Field(32, ge=1, le=4096, description="Hidden units per layer and direction.")
     bidirectional: bool = Field(True, description="Whether other layers read each review backwards.")
-    embedding_size: int = Field(100, ge=1, le=4096, description="Size of the token embeddings.")
+    embedding_size: int = Field(64, ge=1, le=4096, description="Size of the token embeddings.")
     vectors: str | None = Field(
         None,
         title="Word vectors",
@@ -228,7 +228,7 @@ class ModelConfig(ProfileSection):
         "word2vec's or fastText's; plain, .gz or .zst, here or in an object store.",
     )
     pooling: tuple[Pooling, ...] = Field(
-        ("max", "mean"), min_length=1, description="How the states of a review become one vector; several concatenate."
+        ("mean", "last"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
     ngrams: int = Field(
         3,
@@ -251,16 +251,16 @@ class ModelConfig(ProfileSection):
 class TrainConfig(ProfileSection):
     """Optimisation."""
 
-    epochs: int = Field(4, ge=1, le=1000, description="Largest number of passes over the training reviews.")
+    epochs: int = Field(3, ge=1, le=1000, description="Largest number of passes over the training reviews.")
     tokens_per_batch: int = Field(12_000, ge=16, description="Batch budget in padded tokens, over all processes.")
-    learning_rate: float = Field(4e-3, gt=0.0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(8e-3, gt=0.0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(1e-2, ge=0.0, description="Decoupled weight decay of AdamW.")
     schedule: Literal["one-cycle", "cosine"] = Field("one-cycle", description="Learning-rate schedule.")
     warmup_share: Share = Field(0.25, description="Share of the steps in which the learning rate rises.")
     clip_norm: float = Field(1.0, gt=0.0, description="Largest norm of the gradient.")
     patience: int = Field(2, ge=1, description="Epochs without a better validation loss before training stops.")
     ema_decay: float = Field(
-        0.998,
+        0.99,
         ge=0.0,
         lt=1.0,
         title="EMA decay",

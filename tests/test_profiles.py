@@ -33,12 +33,12 @@ def test_a_profile_sets_what_is_left_open(profile: Any) -> None:
 
 
 def test_what_is_named_goes_before_the_profile() -> None:
-    default, quick = ModelConfig().hidden_size, TrainingRun(profile="quick").model
-    assert quick.hidden_size != default
-    expected = quick.model_copy(update={"hidden_size": default})
-    assert from_cli("--profile", "quick", f"--model.hidden-size={default}").model == expected
-    assert TrainingRun(profile="quick", model=ModelConfig(hidden_size=default)).model == expected
-    assert TrainingRun.model_validate({"profile": "quick", "model": {"hidden_size": default}}).model == expected
+    default, nightly = ModelConfig().hidden_size, TrainingRun(profile="nightly").model
+    assert nightly.hidden_size != default
+    expected = nightly.model_copy(update={"hidden_size": default})
+    assert from_cli("--profile", "nightly", f"--model.hidden-size={default}").model == expected
+    assert TrainingRun(profile="nightly", model=ModelConfig(hidden_size=default)).model == expected
+    assert TrainingRun.model_validate({"profile": "nightly", "model": {"hidden_size": default}}).model == expected
 
 
 @pytest.mark.parametrize("broken", [{"profile": "fast"}, {"profile": "quick", "model": 3}, {"model": {"layers": 0}}])
