@@ -7,7 +7,9 @@ other two, so parts of different models are never mixed. Nothing in it is execut
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
@@ -19,13 +21,14 @@ from torch import Tensor
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import ModelError
 from sentiment_model.models.drift import Histograms, misfit
-from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import SentimentModel
 from sentiment_model.store.datasets import sha256_of
-from sentiment_model.text.normalise import normalise
-from sentiment_model.text.tokenize import encode
 from sentiment_model.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from sentiment_model.networks.fused import FusedModel
+    from sentiment_model.text.scanner import Scanner
 
 WEIGHTS, VOCABULARY, DESCRIPTION = "weights.safetensors", "vocabulary.parquet", "model.json"
 TOKENS_PER_BATCH = 16_384
@@ -54,7 +57,9 @@ class ModelDescription(BaseModel):
     @property
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:20]
+        # Where vectors were that the network started from, it does not know; older models do not name them at all.
+        content = self.model_dump_json(exclude={"network": {"vectors"}})
+        return hashlib.sha256(content.encode()).hexdigest()[:20]
 
     @classmethod
     def read(cls, folder: Path) -> "ModelDescription":
@@ -185,16 +190,31 @@ class Predictor:
             n rows in the same order: `probability` of positive (calibrated), `logit` (uncalibrated), `recurrent` (the
             recurrent part of the logit), `n_tokens` (before truncation) and `n_unknown`.
         """
-        frame = pl.DataFrame({"text": texts.cast(pl.String)}).select(normalise(pl.col("text")))
-        encoded = encode(frame, self.vocabulary, self.description.max_tokens)
-        reviews = TokenizedReviews.from_frame(encoded.select("ids"))
-        parts = predict_logits(self.model, reviews, TOKENS_PER_BATCH, self.device, parts=(2,)).double()
+        read = self._scanner.read(texts.cast(pl.String))
+        if self._fused:
+            parts = self._fused.score(read.reviews).double()
+        else:
+            parts = predict_logits(self.model, read.reviews, TOKENS_PER_BATCH, self.device, parts=(2,)).double()
         logits = parts.sum(dim=1)
         probability = torch.sigmoid(logits / self.description.temperature)
-        return encoded.select(
-            pl.Series("probability", probability.numpy()),
-            pl.Series("logit", logits.numpy()),
-            pl.Series("recurrent", parts[:, 0].numpy()),
-            "n_tokens",
-            "n_unknown",
+        return pl.DataFrame(
+            {
+                "probability": probability.numpy(),
+                "logit": logits.numpy(),
+                "recurrent": parts[:, 0].numpy(),
+                "n_tokens": read.n_tokens,
+                "n_unknown": read.n_unknown,
+            }
         )
+
+    @cached_property
+    def _scanner(self) -> "Scanner":
+        from sentiment_model.text.scanner import Scanner  # what it compiles loads in half a second
+
+        return Scanner(self.vocabulary, self.description.max_tokens)
+
+    @cached_property
+    def _fused(self) -> "FusedModel | None":
+        from sentiment_model.networks.fused import FusedModel, can_be_fused
+
+        return FusedModel(self.model) if self.device.type == "cpu" and can_be_fused(self.model) else None

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 # N-grams are hashed instead of listed (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning"):
 # the size does not grow with the training reviews, and looking one up is one memory access.
-_BUCKET_BITS = 22
+BUCKET_BITS = 22
 _CHECK_BITS = 16
-HASH_BITS = _BUCKET_BITS + _CHECK_BITS
-BUCKETS = 1 << _BUCKET_BITS
+HASH_BITS = BUCKET_BITS + _CHECK_BITS
+BUCKETS = 1 << BUCKET_BITS
+HASH_MULTIPLIER = -7046029254386353131
 
 
 def ngram_hashes(ids: Tensor, order: int) -> Tensor:
@@ -33,7 +34,7 @@ def ngram_hashes(ids: Tensor, order: int) -> Tensor:
     hashed = torch.zeros_like(ids[..., :starts], dtype=torch.int64)
     for offset in range(order):
         # Multiplication wraps around, and the shift carries the high bits, the well mixed ones, down.
-        hashed = (hashed + ids[..., offset : offset + starts] + 1) * -7046029254386353131
+        hashed = (hashed + ids[..., offset : offset + starts] + 1) * HASH_MULTIPLIER
         hashed ^= (hashed >> 32) & 0xFFFFFFFF
     return hashed & ((1 << HASH_BITS) - 1)
 
@@ -45,7 +46,7 @@ def bucket_of(hashes: Tensor) -> Tensor:
 
 def check_of(hashes: Tensor) -> Tensor:
     """Return what tells n-grams of one bucket apart, int16."""
-    return (hashes >> _BUCKET_BITS).to(torch.int16)
+    return (hashes >> BUCKET_BITS).to(torch.int16)
 
 
 def _sorted(numbers: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ ROLLED_BACK_TAG = "rolled_back_at"
 # What the model needs to answer; the rest of the project's dependencies stay at home.
 _INFERENCE_PACKAGES = (
     "mlflow",
+    "numba",
     "numpy",
     "obstore",
     "pandas",

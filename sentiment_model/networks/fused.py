@@ -1,0 +1,106 @@
+"""Scoring on a CPU in one pass over a review's tokens, for models of one layer that can be looked up.
+
+What such a layer computes of a token depends on the token alone, so that all of it is a table; what is left is to read
+a token's line of it, to go on with the state, and to look the n-grams up. PyTorch does that an operation at a time,
+each of which writes what the next one reads. Here one compiled loop does it for one review after the other, whose state
+never leaves the nearest cache. A review is computed alone: its score is the same to the last bit whatever is scored
+beside it.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.mingru import MinGRULayer
+from sentiment_model.networks.network import Direction, SentimentModel
+from sentiment_model.networks.ngrams import BUCKETS
+from sentiment_model.networks.review_loop import POOLINGS, score_reviews
+
+_TOKENS_AT_ONCE = 1 << 17  # of a thread: few enough that all threads have work until the end
+_REVIEWS_AT_ONCE = 1 << 12
+
+_Floats = NDArray[np.float32]
+
+
+class FusedModel:
+    """The parameters of a :class:`SentimentModel`, laid out for the loop."""
+
+    def __init__(self, model: SentimentModel) -> None:
+        """Lay out.
+
+        Args:
+            model: one that :func:`can_be_fused`, on the CPU.
+        """
+        encoder, config = model.recurrent.encoder, model.recurrent.config
+        with torch.inference_mode():
+            lines = []
+            for direction in encoder.directions:
+                layer = cast("MinGRULayer", cast("Direction", direction).layers[0])
+                # In float64, so that neither the processor nor its libraries have a say in what is looked up.
+                embedding = encoder.embedding.weight.double()
+                update = torch.sigmoid(embedding @ layer.update.weight.double().T + layer.update.bias.double())
+                candidate = embedding @ layer.candidate.weight.double().T + layer.candidate.bias.double()
+                lines.append(torch.cat([1 - update, update * candidate], dim=1).float())
+            self._table = torch.stack(lines).numpy()
+            self._classifier = model.recurrent.classifier.weight.view(len(lines), len(config.pooling), -1).numpy()
+            self._bias = np.float32(model.recurrent.classifier.bias.item())
+        self._poolings = np.array([POOLINGS.index(kind) for kind in config.pooling], dtype=np.int64)
+        wide = model.wide
+        self._max_order = 0 if wide is None else wide.max_order
+        self._entries = np.zeros(0 if wide is None else BUCKETS, dtype=np.uint64)
+        self._counts_once, self._wide_bias = True, np.float32(0)
+        if wide is not None:
+            # Weight and check in one word: one access to memory in place of two.
+            check = wide.check.numpy().view(np.uint16).astype(np.uint64)
+            self._entries = (check << np.uint64(32)) | wide.weight.numpy().view(np.uint32)
+            self._counts_once, self._wide_bias = bool(wide.counts_once), np.float32(wide.bias.item())
+
+    def score(self, reviews: TokenizedReviews) -> Tensor:
+        """Return the logits of the parts, as :class:`SentimentModel` does, float32, shape (reviews, 2)."""
+        values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
+        logits = np.empty((len(lengths), 2), dtype=np.float32)
+
+        def score(rows: slice) -> None:
+            score_reviews(
+                values,
+                starts[rows],
+                lengths[rows],
+                self._table,
+                self._classifier,
+                self._poolings,
+                self._bias,
+                self._entries,
+                self._max_order,
+                self._counts_once,
+                self._wide_bias,
+                logits[rows],
+            )
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for _ in threads.map(score, _shares(lengths)):
+                pass
+        return torch.from_numpy(logits)
+
+
+def can_be_fused(model: SentimentModel) -> bool:
+    """Return whether a model has one layer of minimal gated recurrent units in each direction."""
+    config = model.recurrent.config
+    return config.cell == "mingru" and config.layers == 1
+
+
+def _shares(lengths: NDArray[np.int64]) -> Iterator[slice]:
+    """Yield rows in a row, of about as many tokens."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        end = int(np.searchsorted(ends, before + _TOKENS_AT_ONCE, side="right"))
+        end = min(max(end, start + 1), start + _REVIEWS_AT_ONCE)
+        yield slice(start, end)
+        start = end

@@ -1,0 +1,150 @@
+"""The loop of :mod:`sentiment_model.networks.fused`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sentiment_model.compiled import compiled
+from sentiment_model.networks.ngrams import BUCKET_BITS, BUCKETS, HASH_BITS, HASH_MULTIPLIER
+
+POOLINGS = ("last", "max", "mean")
+_LAST, _MAX, _MEAN = range(3)
+_BUCKET_MASK, _CHECK_MASK = BUCKETS - 1, (1 << (HASH_BITS - BUCKET_BITS)) - 1
+_MULTIPLIER = HASH_MULTIPLIER % (1 << 64)
+
+
+@compiled
+def score_reviews(
+    values: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    table: NDArray[np.float32],
+    classifier: NDArray[np.float32],
+    poolings: NDArray[np.int64],
+    bias: np.float32,
+    entries: NDArray[np.uint64],
+    max_order: int,
+    counts_once: bool,
+    wide_bias: np.float32,
+    logits: NDArray[np.float32],
+) -> None:
+    """Write the logits of some reviews.
+
+    Args:
+        values: token ids.
+        starts: where in them each review starts.
+        lengths: and how many it has.
+        table: what each token keeps of each unit's state, then what it adds; shape (directions, tokens, 2 * units).
+        classifier: weights, shape (directions, poolings, units).
+        poolings: places in :data:`POOLINGS`.
+        bias: of the classifier.
+        entries: of the n-grams' buckets: the check above the weight.
+        max_order: tokens of the longest n-grams; 0 for none.
+        counts_once: whether an n-gram that a review repeats counts once.
+        wide_bias: of the n-grams' score.
+        logits: gets those of both parts, shape (reviews, 2).
+    """
+    hidden = table.shape[2] // 2
+    state, total, top = np.empty(hidden, np.float32), np.empty(hidden, np.float32), np.empty(hidden, np.float32)
+    needs_total, needs_top = (poolings == _MEAN).any(), (poolings == _MAX).any()
+    longest = 1
+    for length in lengths:
+        longest = max(longest, length)
+    room = 64
+    while room < 2 * max_order * longest:
+        room *= 2
+    seen = np.zeros(room, np.uint64)
+    hashes, found = np.empty(max_order * longest, np.uint64), np.empty(max_order * longest, np.uint64)
+    padding = np.zeros(1, np.int32)
+    for row in range(len(lengths)):
+        # A review without tokens is read as one padding token, as batches have it.
+        ids = values[starts[row] : starts[row] + lengths[row]] if lengths[row] else padding
+        logit = bias
+        for direction in range(table.shape[0]):
+            lines = table[direction]
+            state[:] = 0
+            total[:] = 0
+            top[:] = -np.inf
+            if needs_top:
+                _read(ids, direction, lines, state, total, top)
+            elif needs_total:
+                _read_mean(ids, direction, lines, state, total)
+            else:
+                _read_last(ids, direction, lines, state)
+            for part in range(len(poolings)):
+                weights = classifier[direction, part]
+                pooled = total if poolings[part] == _MEAN else top if poolings[part] == _MAX else state
+                dot = np.float32(0)
+                for unit in range(hidden):
+                    dot += weights[unit] * pooled[unit]
+                logit += dot / np.float32(len(ids)) if poolings[part] == _MEAN else dot
+        logits[row, 0] = logit
+        logits[row, 1] = 0
+        if max_order:
+            score = _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, np.uint64(row + 1))
+            logits[row, 1] = score / np.sqrt(np.float32(len(ids))) + wide_bias
+
+
+@compiled
+def _read(ids, direction, lines, state, total, top):
+    """Read a review, backwards in the second direction; leave the last state, the sum of all states and the largest."""
+    hidden, last = len(state), len(ids) - 1
+    for step in range(len(ids)):
+        line = lines[ids[last - step if direction else step]]
+        for unit in range(hidden):
+            new = line[unit] * state[unit] + line[hidden + unit]
+            state[unit] = new
+            total[unit] += new
+            top[unit] = max(top[unit], new)
+
+
+@compiled
+def _read_mean(ids, direction, lines, state, total):
+    hidden, last = len(state), len(ids) - 1
+    for step in range(len(ids)):
+        line = lines[ids[last - step if direction else step]]
+        for unit in range(hidden):
+            new = line[unit] * state[unit] + line[hidden + unit]
+            state[unit] = new
+            total[unit] += new
+
+
+@compiled
+def _read_last(ids, direction, lines, state):
+    hidden, last = len(state), len(ids) - 1
+    for step in range(len(ids)):
+        line = lines[ids[last - step if direction else step]]
+        for unit in range(hidden):
+            state[unit] = line[unit] * state[unit] + line[hidden + unit]
+
+
+@compiled
+def _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, review):
+    """Return the sum of the weights of a review's n-grams; `seen` remembers which buckets this review has met."""
+    bucket_mask, check_mask = np.uint64(_BUCKET_MASK), np.uint64(_CHECK_MASK)
+    count = 0
+    # All are fetched before any is looked at: memory answers many questions at a time if no answer decides the next.
+    for start in range(len(ids)):
+        hashed = np.uint64(0)
+        for order in range(min(max_order, len(ids) - start)):
+            hashed = (hashed + np.uint64(ids[start + order]) + np.uint64(1)) * np.uint64(_MULTIPLIER)
+            hashed ^= hashed >> np.uint64(32)
+            hashes[count] = hashed
+            found[count] = entries[hashed & bucket_mask]
+            count += 1
+    room = np.uint64(len(seen) - 1)
+    total = np.float64(0)
+    for number in range(count):
+        entry, hashed = found[number], hashes[number]
+        if entry == 0 or entry >> np.uint64(32) != (hashed >> np.uint64(BUCKET_BITS)) & check_mask:
+            continue
+        if counts_once:
+            bucket = hashed & bucket_mask
+            mark = (review << np.uint64(BUCKET_BITS)) | bucket
+            place = bucket & room
+            while seen[place] != mark and seen[place] >> np.uint64(BUCKET_BITS) == review:
+                place = (place + np.uint64(1)) & room
+            if seen[place] == mark:
+                continue
+            seen[place] = mark
+        total += np.uint32(entry & np.uint64(0xFFFFFFFF)).view(np.float32)
+    return np.float32(total)
