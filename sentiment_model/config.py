@@ -494,7 +494,11 @@ class ScoringRun(Config):
         "(needs the extra `ray`).",
     )
     workers: int = Field(
-        0, ge=0, le=4096, description="Workers that score a shard each; 0 is one per GPU, or else one per CPU core."
+        0,
+        ge=0,
+        le=4096,
+        description="Workers that score a shard each; 0 is one per GPU, or else one per CPU core, and none besides the "
+        "run's own process for a few megabytes.",
     )
     shard_rows: int = Field(50_000, ge=1, le=10_000_000, description="About how many rows a shard has at most.")
     batch_rows: int = Field(4096, ge=1, le=1_000_000, description="Rows that a worker reads and scores at a time.")

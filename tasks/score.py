@@ -23,6 +23,7 @@ from sentiment_model.scoring import planning
 from sentiment_model.scoring.engines import (
     Bundle,
     LocalEngine,
+    OwnProcess,
     ShardWorker,
     default_workers,
     read_bundle,
@@ -39,6 +40,7 @@ from sentiment_model.store.datasets import DatasetRef
 from tasks._stage import RETRIES, retry_can_help, run_stage
 
 _TIMEOUT_SECONDS = 7 * 24 * 3600.0
+_SMALL_BYTES = 4 << 20  # which take about as long to score as a process takes to start
 
 
 class FetchedModel(NamedTuple):
@@ -120,7 +122,7 @@ def _split(
     retry_condition_fn=retry_can_help,
     # The engine ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
 )
-def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
+def score_shard(engine: LocalEngine | OwnProcess, shard: Shard) -> Receipt:
     """Score a shard in a process of the engine.
 
     Raises:
@@ -131,7 +133,7 @@ def score_shard(engine: LocalEngine, shard: Shard) -> Receipt:
 
 
 def _score_locally(
-    engine: LocalEngine, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
+    engine: LocalEngine | OwnProcess, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
 ) -> dict[Shard, Exception]:
     """Score shards, each as a task run of its own; return why shards failed."""
     failures: dict[Shard, Exception] = {}
@@ -187,9 +189,17 @@ def score_shards(
     progress = _Progress(len(shards))
     if job.run.engine == "ray":
         return progress.receipts, _score_with_ray(job, device, models, shards, job.run.workers, progress)
+    start = partial(ShardWorker, job, device, *models)
     workers = min(job.run.workers or default_workers(device), len(shards))
-    with closing(LocalEngine(partial(ShardWorker, job, device, *models), workers)) as engine:
-        return progress.receipts, _score_locally(engine, shards, workers, progress)
+    here = not job.run.workers and _size(job, shards) <= _SMALL_BYTES
+    with closing(OwnProcess(start) if here else LocalEngine(start, workers)) as engine:
+        return progress.receipts, _score_locally(engine, shards, 1 if here else workers, progress)
+
+
+def _size(job: ScoringJob, shards: list[Shard]) -> int:
+    """Return the size of the files that shards are of, in bytes."""
+    files = {piece.file for shard in shards for piece in shard.pieces}
+    return sum(job.sources[file].location.size for file in files if file in job.sources)
 
 
 class _Progress:

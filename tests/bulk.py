@@ -40,9 +40,8 @@ class Scored:
 
 
 def run_on(path: Path | None, **options: object) -> ScoringRun:
-    """Return a run on review files, with one worker; options are its own or those of the files."""
-    own: dict[str, object] = {"workers": 1}  # since to start one takes seconds
-    own |= {name: options.pop(name) for name in list(options) if name in ScoringRun.model_fields}
+    """Return a run on review files; options are its own or those of the files."""
+    own = {name: options.pop(name) for name in list(options) if name in ScoringRun.model_fields}
     return ScoringRun(files=ReviewFiles(path=str(path) if path else None, **options), **own)
 
 

@@ -23,6 +23,7 @@ from sentiment_model.errors import ModelError, QualityError, SentimentError, Sou
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.models.bundle import VOCABULARY, Predictor
 from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring.engines import LocalEngine, ShardWorker
 from sentiment_model.scoring.label import scoring_key
 from sentiment_model.scoring.planning import files_to_score
 from sentiment_model.scoring.shards import file_key
@@ -275,6 +276,27 @@ def test_the_flow_scores_with_the_champion_and_reuses_what_it_did(champion: Path
 
     named: ScoringSummary = score(run_on(folder, rescore="again"))
     assert named.scored == 6
+
+
+@pytest.mark.usefixtures("champion")
+def test_little_work_starts_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for workers gets them."""
+    pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
+    started: list[int] = []
+
+    class Watched(LocalEngine):
+        def __init__(self, start: Callable[[], ShardWorker], workers: int) -> None:
+            super().__init__(start, workers)
+            started.append(workers)
+
+    monkeypatch.setattr("tasks.score.LocalEngine", Watched)
+    assert score(run_on(folder)).scored == len(TEXTS)
+    assert not started
+    assert score(run_on(folder, rescore="again", workers=1)).scored == len(TEXTS)
+    assert started == [1]
+    monkeypatch.setattr("tasks.score._SMALL_BYTES", 10)
+    assert score(run_on(folder, rescore="large")).scored == len(TEXTS)
+    assert len(started) == 2
 
 
 def test_the_flow_completes_where_there_is_nothing_to_score(

@@ -57,7 +57,6 @@ class ShardWorker:
     """Scores shards with models that are loaded once."""
 
     def __init__(self, job: ScoringJob, device: DeviceName, bundle: Bundle, shadow: Bundle | None) -> None:
-        torch.set_num_threads(1)  # one worker a core
         self._job = job
         self._predictor = _load(bundle, device)
         self._shadow = _load(shadow, device) if shadow else None
@@ -79,6 +78,20 @@ def default_workers(device: DeviceName) -> int:
     if choose_device(device).type == "cuda":
         return torch.cuda.device_count()
     return count_cores()
+
+
+class OwnProcess:
+    """This process: for so little work that others would take longer to start."""
+
+    def __init__(self, start: Callable[[], ShardWorker]) -> None:
+        self._worker = start()
+
+    def score(self, shard: Shard) -> Receipt:
+        """Score a shard here."""
+        return self._worker.score(shard)
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to stop."""
 
 
 class LocalEngine:
@@ -171,6 +184,7 @@ _worker: ShardWorker | None = None
 def _start_worker(start: Callable[[], ShardWorker], lifeline: Connection) -> None:
     global _worker
     threading.Thread(target=_end_with_pool, args=(lifeline,), daemon=True).start()
+    torch.set_num_threads(1)  # one worker a core
     _worker = start()
 
 
