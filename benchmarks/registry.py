@@ -7,7 +7,6 @@ from benchmarks.data import tokenize
 from sentiment_model.config import TrainingRun
 from sentiment_model.settings import Settings
 from sentiment_model.store.datasets import Dataset, Store
-from sentiment_model.text.vocabulary import Vocabulary
 
 
 def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
@@ -25,7 +24,6 @@ def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
 
     run = TrainingRun()
     tokens = tokenize(Store(str(folder / "store")), run.tokenize, dataset.scan(), dataset.ref.fingerprint)
-    vocabulary = Vocabulary.load(Path(tokens.files("vocabulary")[0]))
     settings = {
         "SENTIMENT_STORE_URL": str(folder / "store"),
         "SENTIMENT_MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -36,6 +34,6 @@ def register_untrained(folder: Path, dataset: Dataset) -> dict[str, str]:
     os.environ.update(settings)
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "benchmark", name="benchmark", params={}, tags={}).run_id
-    untrained_bundle(run, vocabulary, folder / "model")
+    untrained_bundle(run, tokens, folder / "model")
     tracker.registry.register(folder / "model", "sentiment", run_id, promote=True, tags={})
     return settings

@@ -29,13 +29,16 @@ from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.models.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
 from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.fused import FusedModel
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import SentimentModel, SentimentNetwork
-from sentiment_model.store.datasets import Store
+from sentiment_model.store.datasets import Dataset, Store
 from sentiment_model.text.normalise import normalise
-from sentiment_model.text.tokenize import encode
+from sentiment_model.text.scanner import Scanner
+from sentiment_model.text.tokenize import encode, read_vocabulary
 from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.classification import train
+from sentiment_model.training.naive_bayes import fit_ngrams
 
 WARMUP_STEPS = 5
 SIZES = (1, 4, 16)
@@ -50,10 +53,15 @@ class Material:
     """What the benchmarks run on."""
 
     reviews: pl.LazyFrame
+    tokens: Dataset
     train: TokenizedReviews
     validation: TokenizedReviews
-    vocabulary: Vocabulary
     run: TrainingRun
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Return the tokens' vocabulary."""
+        return read_vocabulary(self.tokens)
 
     def model(self, cell: str) -> ModelConfig:
         """Return our network's configuration with another cell."""
@@ -184,11 +192,20 @@ def text_path(material: Material, bundle: Path, count: int) -> dict[str, float]:
     """Return the rates of the steps from raw text to label, in reviews a second."""
     raw = material.reviews.filter(split="validation").select("raw").collect()["raw"]
     predictor, max_tokens = Predictor.load(bundle), material.run.tokenize.max_tokens
-    cleaned = raw.to_frame("text").select(normalise(pl.col("text")))
+    vocabulary = material.vocabulary
+    scanner, fused = Scanner(vocabulary, max_tokens), FusedModel(predictor.model)
+    scanned = scanner.read(raw).reviews
+
+    def as_in_training() -> None:
+        encode(raw.to_frame("text").select(normalise(pl.col("text"))), vocabulary, max_tokens)
+
+    for warm_up in (lambda: predictor.predict(raw), lambda: fused.score(scanned)):  # what is compiled is loaded once
+        warm_up()
     return rounds(
         {
-            "normalise": lambda: _rate(len(raw), lambda: raw.to_frame("text").select(normalise(pl.col("text")))),
-            "tokenize": lambda: _rate(len(raw), lambda: encode(cleaned, material.vocabulary, max_tokens)),
+            "text to ids, in training": lambda: _rate(len(raw), as_in_training),
+            "text to ids": lambda: _rate(len(raw), lambda: scanner.read(raw)),
+            "ids to scores": lambda: _rate(len(raw), lambda: fused.score(scanned)),
             "raw text to label": lambda: _rate(len(raw), lambda: predictor.predict(raw)),
         },
         count,
@@ -217,11 +234,16 @@ def grow(material: Material, bundle: Path, base: int, folder: Path) -> dict[str,
     return found
 
 
-def untrained_bundle(run: TrainingRun, vocabulary: Vocabulary, folder: Path) -> Path:
-    """Write an untrained model into a new folder, and return the folder."""
+def untrained_bundle(run: TrainingRun, tokens: Dataset, folder: Path) -> Path:
+    """Write a model into a new folder, and return the folder; its network is untrained.
+
+    Its n-grams are learned: how many of a review's are known decides how long it takes to look them up.
+    """
     folder.mkdir()
     torch.manual_seed(0)
+    vocabulary = read_vocabulary(tokens)
     model = SentimentModel(len(vocabulary), run.model)
+    model.wide = fit_ngrams(_split(tokens, "train"), _split(tokens, "validation"), run.model.ngrams)
     save_bundle(
         folder,
         model.state_dict(),
@@ -239,12 +261,11 @@ def _material(store: str, sample: int | None) -> Material:
     run = TrainingRun()
     dataset = prepare(store, sample)
     tokens = tokenize(Store(store), run.tokenize, dataset.scan(), dataset.ref.fingerprint)
-    splits = [
-        TokenizedReviews.from_frame(tokens.scan(split).select("ids", "label").collect())
-        for split in ("train", "validation")
-    ]
-    vocabulary = Vocabulary.load(Path(tokens.files("vocabulary")[0]))
-    return Material(dataset.scan(), *splits, vocabulary, run)
+    return Material(dataset.scan(), tokens, _split(tokens, "train"), _split(tokens, "validation"), run)
+
+
+def _split(tokens: Dataset, split: str) -> TokenizedReviews:
+    return TokenizedReviews.from_frame(tokens.scan(split).select("ids", "label").collect())
 
 
 def _rates_table(title: str, unit: str, rates: dict[str, float], note: str) -> Table:
@@ -271,10 +292,16 @@ def _growth_table(title: str, lines: list[dict[str, float]], note: str) -> Table
 
 def _tables(numbers: dict[str, Any], base: int) -> list[Table]:
     text = [[name, f"{rate:,.0f}"] for name, rate in numbers["text_path"].items()]
+    note = f"With {torch.get_num_threads()} threads. The last line holds the two before it."
     return [
         _rates_table("Training", "tokens/s", numbers["training"], "Tokens of the reviews; padding does not count."),
         _rates_table("Forward pass", "reviews/s", numbers["forward"], "Over the validation split, from token ids."),
-        Table("From raw text to label", ["", "reviews/s"], text, "The last line holds the other two and the network."),
+        Table(
+            "From raw text to label",
+            ["", "reviews/s"],
+            text,
+            note,
+        ),
         _growth_table("Growth of scoring", numbers["score"], f"JSON Lines to Parquet, in batches of {base:,} reviews."),
         _growth_table("Growth of preparation", numbers["prepare"], "Ingest, clean and tokenize, from JSON Lines."),
     ]
@@ -311,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
         material = _material(options.store or str(Path(temporary, "store")), options.sample)
-        bundle = untrained_bundle(material.run, material.vocabulary, Path(temporary, "model"))
+        bundle = untrained_bundle(material.run, material.tokens, Path(temporary, "model"))
         numbers: dict[str, Any] = {name: getattr(options, name) for name in ("sample", "steps", "rounds", "base")}
         numbers["training"] = training(material, options.steps, options.rounds)
         numbers["forward"] = forward(material, options.rounds)

@@ -189,7 +189,7 @@ def test_speed_and_growth_at_a_tiny_size(store: str, tmp_path: Path, monkeypatch
     assert set(found["forward"]) == {*speed.CELLS, speed.PLAIN}
     assert all(100 < rate < 1e8 for rate in found["training"].values())
     assert all(10 < rate < 1e7 for rate in [*found["forward"].values(), *found["text_path"].values()])
-    assert found["text_path"]["raw text to label"] < found["text_path"]["tokenize"]
+    assert found["text_path"]["raw text to label"] < found["text_path"]["text to ids"]
     for stage in ("score", "prepare"):
         assert [line["reviews"] for line in found[stage]] == [200]
         assert all(line["seconds"] > 0 and 50 < line["peak_mib"] < 10_000 for line in found[stage])
