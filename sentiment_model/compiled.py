@@ -1,10 +1,14 @@
 """Loops that are compiled when they are first used, and kept for the next process where there is a place for that."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar, cast
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
@@ -16,8 +20,30 @@ def compiled(loop: Loop) -> Loop:
     gets what float32 has for that. Nothing else is left to the compiler: sums are added in the order in which they are
     written.
     """
-    compile_loop = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")
-    try:
-        return cast("Loop", compile_loop(loop, cache=True))
-    except RuntimeError:  # nothing can be written, neither beside the code nor in the user's cache
-        return cast("Loop", compile_loop(loop))
+    found: Any = numba.njit(loop, nogil=True, fastmath={"contract"}, error_model="numpy")
+    with suppress(RuntimeError):  # nothing can be written, neither beside the code nor in the user's cache
+        found._cache = _Cache(loop)  # type: ignore[no-untyped-call]
+    return cast("Loop", found)
+
+
+class _Cache(FunctionCache):
+    """Numba's, which knows a loop by its own file only, and ends the program where what it kept is damaged."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return (*super()._index_key(sig, codegen), _sources())  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            with suppress(OSError):
+                self.flush()  # type: ignore[no-untyped-call]
+
+
+@cache
+def _sources() -> str:
+    """Return a hash of all that a loop may have its constants from."""
+    here = Path(__file__).parent
+    files = sorted([Path(__file__), *(here / "networks").glob("*.py"), *(here / "text").glob("*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

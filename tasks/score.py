@@ -191,7 +191,7 @@ def score_shards(
         return progress.receipts, _score_with_ray(job, device, models, shards, job.run.workers, progress)
     start = partial(ShardWorker, job, device, *models)
     workers = min(job.run.workers or default_workers(device), len(shards))
-    here = not job.run.workers and _size(job, shards) <= _SMALL_BYTES
+    here = not job.run.workers and len(shards) == 1 and _size(job, shards) <= _SMALL_BYTES
     with closing(OwnProcess(start) if here else LocalEngine(start, workers)) as engine:
         return progress.receipts, _score_locally(engine, shards, 1 if here else workers, progress)
 

@@ -23,7 +23,7 @@ from sentiment_model.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 VOCABULARY = 60
-MODEL = ModelConfig(cell="lstm", hidden_size=12, embedding_size=10)
+MODEL = ModelConfig(cell="lstm", hidden_size=12, embedding_size=10, pooling=("max", "mean"))
 CONFIG = TrainConfig(epochs=3, tokens_per_batch=512, learning_rate=1e-2, ema_decay=0.9, checkpoint_seconds=0)
 
 

@@ -48,6 +48,8 @@ def fast_text(text: str) -> bytes:
         ("glove.3d.txt.gz", lambda text: gzip.compress(text.encode())),
         ("crawl.vec", fast_text),
         ("crawl.vec.zst", lambda text: zstandard.compress(fast_text(text))),
+        ("tabs.txt", lambda text: text.replace(" ", "\t").encode()),
+        ("indented.txt", lambda text: "".join(f" {line}\n" for line in text.splitlines()).encode()),
         ("windows.txt", lambda text: text.replace("\n", "\r\n").encode()),
     ],
 )
@@ -64,6 +66,7 @@ def test_only_the_tokens_of_the_vocabulary_are_kept(tmp_path: Path, name: str, w
     [
         (b"", "does not hold word vectors as text"),
         (b"text,label\ngood,1\n", "does not hold word vectors as text"),
+        (b"1" * 5000 + b" 3\ngood 1 2 3\n", "have 1 numbers"),
         (b"100 3\n\x00\x80binary", "does not hold word vectors as text"),
         (b"good 1 2 3 4\n", "have 4 numbers; set model.embedding_size to 4"),
         (b"1 2\ngood 1 2\n", "have 2 numbers; set model.embedding_size to 2"),

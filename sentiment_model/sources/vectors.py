@@ -1,6 +1,6 @@
 """Pretrained word vectors for the tokens of a vocabulary: the text that GloVe, word2vec and fastText write.
 
-A line has a word and its numbers, separated by spaces. The first may say how many words and numbers there are.
+A line has a word and its numbers, separated by white space. The first may say how many words and numbers there are.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ VECTORS = Stage("vectors", 1)
 
 _FILE = "vectors.parquet"
 _LONGEST_LINE = 1 << 20
+_LONGEST_COUNT = 12  # digits
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class VectorsFile:
         _, compression = endings(locations[0].name)
         with _lines(locations[0], compression) as lines:
             first = next(lines, b"").split()
-            is_head = len(first) == 2 and all(field.isdigit() for field in first)
+            is_head = len(first) == 2 and all(field.isdigit() and len(field) < _LONGEST_COUNT for field in first)
             fields = next(lines, b"").split() if is_head else first
         found = len(fields) - 1
         if found < 1 or _numbers(fields[1:]) is None:
@@ -84,10 +85,9 @@ class VectorsFile:
             if self.words is not None:
                 next(lines)
             for line in lines:
-                word, _, numbers = line.partition(b" ")
-                if numbers:
+                if len(fields := line.split(None, 1)) == 2:
                     count += 1
-                    yield word, numbers
+                    yield fields[0], fields[1]
         if self.words is not None and count < self.words:
             raise SourceError(
                 f"{self.location.path} has {count:,} of the {self.words:,} words that its first line tells of; "

@@ -26,7 +26,8 @@ def read_alphabet() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     text = pl.Series([chr(code) for code in codes])
     between = pl.DataFrame({"text": "a" + text + "a"}).select(normalise(pl.col("text"))).to_series()
     normal = between.str.extract(r"(?s)^a(.)a$", 1)
-    normal = normal.set(normal.str.contains(r"\p{M}") | text.is_in(list("&<")), None)
+    # What may join its neighbour, and what may begin markup once it is the plain character.
+    normal = normal.set(normal.str.contains(r"[\p{M}\u1100-\u11ff&<]"), None)
     kinds = np.full((2, _CODES), WORD, dtype=np.uint8)
     folds = np.tile(np.arange(_CODES, dtype=np.uint32), (2, 1))
     for mode, characters in enumerate((normal, text)):
@@ -45,7 +46,7 @@ def read_alphabet() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
         ).to_series()
         kinds[mode, codes], folds[mode, codes] = found.to_numpy(), code.fill_null(0).to_numpy()
     kinds[RAW, ord("<")], kinds[RAW, ord("&")], folds[RAW, ord("&")] = TAG, AMPERSAND, ord("&")
-    kinds[:, 0xD800:0xE000] = kinds[:, 0x1100:0x1200] = UNREADABLE  # Jamo beside each other become syllables
+    kinds[:, 0xD800:0xE000] = UNREADABLE
     return kinds, folds
 
 
