@@ -120,7 +120,7 @@ def _split(
     retry_delay_seconds=exponential_backoff(2),
     retry_jitter_factor=0.5,
     retry_condition_fn=retry_can_help,
-    # The engine ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
+    # An engine with processes ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
 )
 def score_shard(engine: LocalEngine | OwnProcess, shard: Shard) -> Receipt:
     """Score a shard in a process of the engine.

@@ -73,15 +73,19 @@ def test_only_the_tokens_of_the_vocabulary_are_kept(tmp_path: Path, name: str, w
         (b"other 1 2 3\n", "has no vector of any of the 5 tokens"),
         (b"other 1 2 3\ngood 1 2", "the line of 'good' is damaged or cut off"),
         (b"other 1 2 3\ngood 1 x 3\n", "the line of 'good' is damaged or cut off"),
+        (b"other 1 2 3\ngood 1 1e60 3\n", "the line of 'good' is damaged or cut off"),
         (b"other 1 2 3\ngood 1 nan 3\n", "the line of 'good' is damaged or cut off"),
         (b"3 3\nother 1 2 3\ngood 1 2 3\n", "has 2 of the 3 words that its first line tells of"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_wrong_with_a_file_is_said(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, content: bytes, message: str
+) -> None:
     path = tmp_path / "vectors.txt"
     path.write_bytes(content)
     with pytest.raises(SourceError, match=message):
         take(tmp_path, path)
+    assert not recwarn.list
 
 
 def test_a_packed_file_that_is_cut_off_is_not_taken_for_whole(tmp_path: Path) -> None:

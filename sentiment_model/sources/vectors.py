@@ -167,7 +167,8 @@ def _lines(location: Location, compression: Compression | None) -> Iterator[Iter
 
 def _numbers(fields: list[bytes]) -> NDArray[np.float32] | None:
     try:
-        numbers = np.array(fields).astype(np.float32)
+        with np.errstate(over="ignore"):
+            numbers = np.array(fields).astype(np.float32)
     except ValueError:
         return None
     return numbers if np.isfinite(numbers).all() else None

@@ -182,7 +182,8 @@ def _embedding(vectors: WordVectors, vocabulary_size: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.empty(vocabulary_size, vectors.values.shape[1]).normal_(std=EMBEDDING_STD, generator=generator)
     weight[PAD_ID] = 0.0
-    weight[vectors.ids] = vectors.values * (EMBEDDING_STD / vectors.values.square().mean().sqrt().clamp(min=1e-12))
+    size = vectors.values.double().square().mean().sqrt().clamp(min=1e-12)
+    weight[vectors.ids] = (vectors.values * (EMBEDDING_STD / size)).float()
     return weight
 
 
