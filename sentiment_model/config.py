@@ -363,7 +363,7 @@ class TrainingRun(Config):
     profile: Profile = Field(
         "default",
         description="Sets what `tokenize`, `model` and `train` leave open: `quick` takes 2 minutes on two cores, "
-        "`default` 10, `nightly` 90; `gpu` is for one GPU.",
+        "`default` 3, `nightly` 90; `gpu` is for one GPU.",
     )
     ingest: IngestConfig = Field(default_factory=IngestConfig, description="Reviews to train on.")
     test: IngestConfig | None = Field(
