@@ -46,7 +46,7 @@ class FusedModel:
                 embedding = encoder.embedding.weight.double()
                 update = torch.sigmoid(embedding @ layer.update.weight.double().T + layer.update.bias.double())
                 candidate = embedding @ layer.candidate.weight.double().T + layer.candidate.bias.double()
-                lines.append(torch.cat([1 - update, update * candidate], dim=1).float())
+                lines.append(torch.stack([1 - update, update * candidate], dim=1).float())
             self._table = torch.stack(lines).numpy()
             self._classifier = model.recurrent.classifier.weight.view(len(lines), len(config.pooling), -1).numpy()
             self._bias = np.float32(model.recurrent.classifier.bias.item())

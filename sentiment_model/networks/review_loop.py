@@ -33,7 +33,7 @@ def score_reviews(
         values: token ids.
         starts: where in them each review starts.
         lengths: and how many it has.
-        table: what each token keeps of each unit's state, then what it adds; shape (directions, tokens, 2 * units).
+        table: what each token keeps of each unit's state, and what it adds; shape (directions, tokens, 2, units).
         classifier: weights, shape (directions, poolings, units).
         poolings: places in :data:`POOLINGS`.
         bias: of the classifier.
@@ -43,7 +43,7 @@ def score_reviews(
         wide_bias: of the n-grams' score.
         logits: gets those of both parts, shape (reviews, 2).
     """
-    hidden = table.shape[2] // 2
+    hidden = table.shape[3]
     state, total, top = np.empty(hidden, np.float32), np.empty(hidden, np.float32), np.empty(hidden, np.float32)
     needs_total, needs_top = (poolings == _MEAN).any(), (poolings == _MAX).any()
     longest = 1
@@ -89,21 +89,21 @@ def _read(ids, direction, lines, state, total, top):
     """Read a review, backwards in the second direction; leave the last state, the sum of all states and the largest."""
     hidden, last = len(state), len(ids) - 1
     for step in range(len(ids)):
-        line = lines[ids[last - step if direction else step]]
+        token = ids[last - step if direction else step]
         for unit in range(hidden):
-            new = line[unit] * state[unit] + line[hidden + unit]
+            new = lines[token, 0, unit] * state[unit] + lines[token, 1, unit]
             state[unit] = new
             total[unit] += new
-            top[unit] = max(top[unit], new)
+            top[unit] = new if new > top[unit] else top[unit]
 
 
 @compiled
 def _read_mean(ids, direction, lines, state, total):
     hidden, last = len(state), len(ids) - 1
     for step in range(len(ids)):
-        line = lines[ids[last - step if direction else step]]
+        token = ids[last - step if direction else step]
         for unit in range(hidden):
-            new = line[unit] * state[unit] + line[hidden + unit]
+            new = lines[token, 0, unit] * state[unit] + lines[token, 1, unit]
             state[unit] = new
             total[unit] += new
 
@@ -112,9 +112,9 @@ def _read_mean(ids, direction, lines, state, total):
 def _read_last(ids, direction, lines, state):
     hidden, last = len(state), len(ids) - 1
     for step in range(len(ids)):
-        line = lines[ids[last - step if direction else step]]
+        token = ids[last - step if direction else step]
         for unit in range(hidden):
-            state[unit] = line[unit] * state[unit] + line[hidden + unit]
+            state[unit] = lines[token, 0, unit] * state[unit] + lines[token, 1, unit]
 
 
 @compiled
