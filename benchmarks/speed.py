@@ -20,7 +20,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from benchmarks import growth
+from benchmarks import growth, plain
 from benchmarks.data import prepare, tokenize
 from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import run_alone
@@ -64,8 +64,9 @@ class Material:
         return read_vocabulary(self.tokens)
 
     def model(self, cell: str) -> ModelConfig:
-        """Return our network's configuration with another cell."""
-        return ModelConfig.model_validate({**self.run.model.model_dump(), "cell": cell})
+        """Return our network's configuration with another cell, in the size of the plain loop's."""
+        size = {"hidden_size": plain.HIDDEN, "embedding_size": plain.EMBEDDING}
+        return ModelConfig.model_validate({**self.run.model.model_dump(), "cell": cell, **size})
 
 
 class _CountingReviews(TokenizedReviews):
@@ -178,11 +179,11 @@ def forward(material: Material, count: int) -> dict[str, float]:
         predict = lambda: predict_logits(network, material.validation, TOKENS_PER_BATCH, _CPU)  # noqa: E731
         return lambda: _rate(len(material.validation), predict)
 
-    plain = PlainNetwork("lstm", bidirectional=True, vocabulary_size=len(material.vocabulary))
+    loop = PlainNetwork("lstm", bidirectional=True, vocabulary_size=len(material.vocabulary))
     return rounds(
         {
             **{cell: ours(cell) for cell in CELLS},
-            PLAIN: lambda: _rate(len(material.validation), lambda: plain_logits(plain, material.validation)),
+            PLAIN: lambda: _rate(len(material.validation), lambda: plain_logits(loop, material.validation)),
         },
         count,
     )
