@@ -2,15 +2,20 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
+import torch
 from numba.core.caching import FunctionCache
+from numpy.typing import NDArray
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
+Result = TypeVar("Result")
 
 
 def compiled(loop: Loop) -> Loop:
@@ -24,6 +29,19 @@ def compiled(loop: Loop) -> Loop:
     with suppress(RuntimeError):  # nothing can be written, neither beside the code nor in the user's cache
         found._cache = _Cache(loop)  # type: ignore[no-untyped-call]
     return cast("Loop", found)
+
+
+def in_threads(work: Callable[[int, int], Result], ends: NDArray[np.int64], at_once: int) -> list[Result]:
+    """Return what `work` makes of shares of the rows, one after the other; a share is about as much for each thread.
+
+    Args:
+        work: is given the first row of a share and the one after its last, and runs a loop over them.
+        ends: where each row ends, counted in what makes it long, shape (rows,).
+        at_once: how much of that a share has.
+    """
+    bounds = [0, *np.flatnonzero(np.diff(ends // at_once)) + 1, len(ends)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(work, bounds[:-1], bounds[1:]))
 
 
 class _Cache(FunctionCache):

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from sentiment_model.scoring import planning
 from sentiment_model.scoring.engines import (
     Bundle,
     LocalEngine,
-    OwnProcess,
     ShardWorker,
     default_workers,
     read_bundle,
@@ -122,8 +121,8 @@ def _split(
     retry_condition_fn=retry_can_help,
     # An engine with processes ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
 )
-def score_shard(engine: LocalEngine | OwnProcess, shard: Shard) -> Receipt:
-    """Score a shard in a process of the engine.
+def score_shard(engine: LocalEngine | ShardWorker, shard: Shard) -> Receipt:
+    """Score a shard in a process of the engine, or with a worker of this one.
 
     Raises:
         SentimentError: the file, the model or the table is at fault.
@@ -133,7 +132,7 @@ def score_shard(engine: LocalEngine | OwnProcess, shard: Shard) -> Receipt:
 
 
 def _score_locally(
-    engine: LocalEngine | OwnProcess, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
+    engine: LocalEngine | ShardWorker, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
 ) -> dict[Shard, Exception]:
     """Score shards, each as a task run of its own; return why shards failed."""
     failures: dict[Shard, Exception] = {}
@@ -191,14 +190,14 @@ def score_shards(
         return progress.receipts, _score_with_ray(job, device, models, shards, job.run.workers, progress)
     start = partial(ShardWorker, job, device, *models)
     workers = min(job.run.workers or default_workers(device), len(shards))
-    here = not job.run.workers and len(shards) == 1 and _size(job, shards) <= _SMALL_BYTES
-    with closing(OwnProcess(start) if here else LocalEngine(start, workers)) as engine:
-        return progress.receipts, _score_locally(engine, shards, 1 if here else workers, progress)
+    here = not job.run.workers and len(shards) == 1 and _size(job, shards[0]) <= _SMALL_BYTES
+    with nullcontext(start()) if here else closing(LocalEngine(start, workers)) as engine:
+        return progress.receipts, _score_locally(engine, shards, workers, progress)
 
 
-def _size(job: ScoringJob, shards: list[Shard]) -> int:
-    """Return the size of the files that shards are of, in bytes."""
-    files = {piece.file for shard in shards for piece in shard.pieces}
+def _size(job: ScoringJob, shard: Shard) -> int:
+    """Return the size of the files that a shard is of, in bytes."""
+    files = {piece.file for piece in shard.pieces}
     return sum(job.sources[file].location.size for file in files if file in job.sources)
 
 

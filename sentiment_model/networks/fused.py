@@ -7,25 +7,19 @@ never leaves the nearest cache. A review is computed alone: its score is the sam
 beside it.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from sentiment_model.compiled import in_threads
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.network import Direction, SentimentModel
-from sentiment_model.networks.ngrams import BUCKETS
 from sentiment_model.networks.review_loop import POOLINGS, score_reviews
 
 _TOKENS_AT_ONCE = 1 << 17  # of a thread: few enough that all threads have work until the end
-_REVIEWS_AT_ONCE = 1 << 12
-
-_Floats = NDArray[np.float32]
 
 
 class FusedModel:
@@ -53,7 +47,7 @@ class FusedModel:
         self._poolings = np.array([POOLINGS.index(kind) for kind in config.pooling], dtype=np.int64)
         wide = model.wide
         self._max_order = 0 if wide is None else wide.max_order
-        self._entries = np.zeros(0 if wide is None else BUCKETS, dtype=np.uint64)
+        self._entries = np.zeros(0, dtype=np.uint64)
         self._counts_once, self._wide_bias = True, np.float32(0)
         if wide is not None:
             # Weight and check in one word: one access to memory in place of two.
@@ -66,7 +60,8 @@ class FusedModel:
         values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
         logits = np.empty((len(lengths), 2), dtype=np.float32)
 
-        def score(rows: slice) -> None:
+        def score(start: int, end: int) -> None:
+            rows = slice(start, end)
             score_reviews(
                 values,
                 starts[rows],
@@ -82,9 +77,7 @@ class FusedModel:
                 logits[rows],
             )
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for _ in threads.map(score, _shares(lengths)):
-                pass
+        in_threads(score, np.cumsum(lengths), _TOKENS_AT_ONCE)
         return torch.from_numpy(logits)
 
 
@@ -92,15 +85,3 @@ def can_be_fused(model: SentimentModel) -> bool:
     """Return whether a model has one layer of minimal gated recurrent units in each direction."""
     config = model.recurrent.config
     return config.cell == "mingru" and config.layers == 1
-
-
-def _shares(lengths: NDArray[np.int64]) -> Iterator[slice]:
-    """Yield rows in a row, of about as many tokens."""
-    ends = np.cumsum(lengths)
-    start = 0
-    while start < len(lengths):
-        before = ends[start - 1] if start else 0
-        end = int(np.searchsorted(ends, before + _TOKENS_AT_ONCE, side="right"))
-        end = min(max(end, start + 1), start + _REVIEWS_AT_ONCE)
-        yield slice(start, end)
-        start = end

@@ -45,7 +45,6 @@ def score_reviews(
     """
     hidden = table.shape[3]
     state, total, top = np.empty(hidden, np.float32), np.empty(hidden, np.float32), np.empty(hidden, np.float32)
-    needs_total, needs_top = (poolings == _MEAN).any(), (poolings == _MAX).any()
     longest = 1
     for length in lengths:
         longest = max(longest, length)
@@ -60,16 +59,10 @@ def score_reviews(
         ids = values[starts[row] : starts[row] + lengths[row]] if lengths[row] else padding
         logit = bias
         for direction in range(table.shape[0]):
-            lines = table[direction]
             state[:] = 0
             total[:] = 0
             top[:] = -np.inf
-            if needs_top:
-                _read(ids, direction, lines, state, total, top)
-            elif needs_total:
-                _read_mean(ids, direction, lines, state, total)
-            else:
-                _read_last(ids, direction, lines, state)
+            _read(ids, direction, table[direction], state, total, top)
             for part in range(len(poolings)):
                 weights = classifier[direction, part]
                 pooled = total if poolings[part] == _MEAN else top if poolings[part] == _MAX else state
@@ -95,26 +88,6 @@ def _read(ids, direction, lines, state, total, top):
             state[unit] = new
             total[unit] += new
             top[unit] = new if new > top[unit] else top[unit]
-
-
-@compiled
-def _read_mean(ids, direction, lines, state, total):
-    hidden, last = len(state), len(ids) - 1
-    for step in range(len(ids)):
-        token = ids[last - step if direction else step]
-        for unit in range(hidden):
-            new = lines[token, 0, unit] * state[unit] + lines[token, 1, unit]
-            state[unit] = new
-            total[unit] += new
-
-
-@compiled
-def _read_last(ids, direction, lines, state):
-    hidden, last = len(state), len(ids) - 1
-    for step in range(len(ids)):
-        token = ids[last - step if direction else step]
-        for unit in range(hidden):
-            state[unit] = lines[token, 0, unit] * state[unit] + lines[token, 1, unit]
 
 
 @compiled

@@ -80,20 +80,6 @@ def default_workers(device: DeviceName) -> int:
     return count_cores()
 
 
-class OwnProcess:
-    """This process: for so little work that others would take longer to start."""
-
-    def __init__(self, start: Callable[[], ShardWorker]) -> None:
-        self._worker = start()
-
-    def score(self, shard: Shard) -> Receipt:
-        """Score a shard here."""
-        return self._worker.score(shard)
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to stop."""
-
-
 class LocalEngine:
     """Processes on this machine, each of which scores one shard at a time. Threads may share it."""
 

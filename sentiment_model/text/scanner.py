@@ -6,7 +6,6 @@ as it meets what needs more: an entity, a control character, a comment, a `<` th
 several or joins its neighbour. Those are normalised and read again; what then still is unread goes the way of training.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from sentiment_model.compiled import in_threads
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.text.alphabet import FOLDS, KINDS, NORMALISED, RAW
 from sentiment_model.text.byte_loop import enter_tokens, scan_texts
@@ -107,9 +107,7 @@ class Scanner:
             piece = _Piece(here[was_read], values[:used], lengths[was_read], *counts[:, was_read])
             return piece, here[~was_read]
 
-        bounds = [0, *np.flatnonzero(np.diff(ends[1:] // _BYTES_AT_ONCE)) + 1, len(texts)]
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            found = list(threads.map(scan, bounds[:-1], bounds[1:]))
+        found = in_threads(scan, ends[1:], _BYTES_AT_ONCE)
         return [piece for piece, _ in found], np.concatenate([unread for _, unread in found])
 
     def _encode(self, texts: pl.Series, rows: NDArray[np.int64]) -> _Piece:

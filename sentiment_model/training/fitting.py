@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.models.bundle import TOKENS_PER_BATCH
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import EMBEDDING_STD, PAD_ID, SentimentNetwork
@@ -22,7 +23,6 @@ from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMet
 from sentiment_model.training.language_model import pretrain
 from sentiment_model.training.naive_bayes import fit_ngrams
 
-_TOKENS_PER_BATCH = 16_384
 # A single layer of minimal gated recurrent units looks up what others compute, see Encoder.tabulate. What it can learn
 # beside a given embedding is so little that dropout would only blur it.
 _STUDENT = {
@@ -221,7 +221,7 @@ def _weigh(
     if wide is None:
         temperature = fit_temperature(logits, labels)
         return FittedModel(network, weights, temperature, _sigmoid(logits, temperature), result.history)
-    scores = predict_logits(wide, validation, _TOKENS_PER_BATCH, torch.device("cpu")).numpy()
+    scores = predict_logits(wide, validation, TOKENS_PER_BATCH, torch.device("cpu")).numpy()
     temperature, scale, shift = fit_combination(logits, scores, labels)
     weights |= {
         "wide.weight": wide.weight * scale,
@@ -261,7 +261,7 @@ def _answers(
     temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
     answers = torch.zeros(len(reviews), device=device)
     logits = predict_logits(
-        network, reviews.take(share), _TOKENS_PER_BATCH, device, on_batch=observer.on_step if rank == 0 else None
+        network, reviews.take(share), TOKENS_PER_BATCH, device, on_batch=observer.on_step if rank == 0 else None
     )
     answers[share.to(device)] = _sigmoid(logits.numpy(), temperature).to(answers)
     if world > 1:

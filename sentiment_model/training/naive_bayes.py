@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from sentiment_model.models.bundle import TOKENS_PER_BATCH
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.ngrams import HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
@@ -26,7 +27,6 @@ _INVERSE_REGULARISATIONS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _TOLERANCE = 0.01  # a hundredth of it takes three times as long and labels no review differently
 _PRIOR_REVIEWS = 1.0
 _MIN_REVIEWS = 2
-_TOKENS_PER_BATCH = 16_384
 
 _Numbers = NDArray[np.int64]
 
@@ -77,7 +77,7 @@ def fit_ngrams(reviews: TokenizedReviews, validation: TokenizedReviews, max_orde
         score.weight[bucket_of(learned)] = torch.from_numpy(model.coef_[0] * ratio).float()
         score.check[bucket_of(learned)] = check_of(learned)
         score.bias.fill_(float(model.intercept_[0]))
-        logits = predict_logits(score, validation, _TOKENS_PER_BATCH, torch.device("cpu"))
+        logits = predict_logits(score, validation, TOKENS_PER_BATCH, torch.device("cpu"))
         return calibrated_loss(logits.numpy(), validation.labels.numpy()), score
 
     lowest, best = fit(_INVERSE_REGULARISATIONS[0])
