@@ -44,6 +44,15 @@ def in_threads(work: Callable[[int, int], Result], ends: NDArray[np.int64], at_o
         return list(threads.map(work, bounds[:-1], bounds[1:]))
 
 
+def share_out(work: Callable[[int, int], None], count: int) -> None:
+    """Let each thread do an equal share of `count` rows; `work` is as for :func:`in_threads`."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        work(0, count)
+    else:
+        in_threads(work, np.arange(1, count + 1), -(-count // threads))
+
+
 class _Cache(FunctionCache):
     """Numba's, which knows a loop by its own file only, and ends the program where what it kept is damaged."""
 
@@ -62,6 +71,7 @@ class _Cache(FunctionCache):
 @cache
 def _sources() -> str:
     """Return a hash of all that a loop may have its constants from."""
-    here = Path(__file__).parent
-    files = sorted([Path(__file__), *(here / "networks").glob("*.py"), *(here / "text").glob("*.py")])
+    here = Path(__file__)
+    rooms = ("networks", "text", "training")
+    files = sorted([here, *(path for room in rooms for path in here.with_name(room).glob("*.py"))])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,6 +1,6 @@
 """The network against step-by-step references in float64, and its independence of padding and neighbours."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import Cell, ModelConfig, Pooling
-from sentiment_model.networks import qrnn
+from sentiment_model.networks import scan as module
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.network import (
     Direction,
@@ -18,7 +18,7 @@ from sentiment_model.networks.network import (
     reverse_within_lengths,
 )
 from sentiment_model.networks.qrnn import QRNNLayer
-from sentiment_model.networks.scan import scan
+from sentiment_model.networks.scan import output_gated_scan, scan
 
 CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru", "mingru", "qrnn")
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])
@@ -86,14 +86,19 @@ def layer_of(cell: Cell, depth: int) -> nn.Module:
     return direction.layers[depth]
 
 
-@pytest.mark.parametrize(("cell", "cached"), [*((cell, None) for cell in CELLS), ("qrnn", 1), ("qrnn", 75)])
+@pytest.fixture(params=[1, 2, 7])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One thread, some that share the five sequences out unequally, and more than there are sequences."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("depth", [0, 1])
-def test_states_and_gradients_equal_a_step_by_step_reference(
-    cell: Cell, cached: int | None, depth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """QRNN, which takes a few steps at a time, also with one, and with a number that leaves a rest."""
-    if cached:
-        monkeypatch.setattr(qrnn, "_CACHED", cached)
+def test_states_and_gradients_equal_a_step_by_step_reference(cell: Cell, depth: int) -> None:
     torch.manual_seed(1)
     layer = layer_of(cell, depth)
     x = torch.randn(int(LENGTHS.max()), len(LENGTHS), 6, dtype=torch.float64, requires_grad=True)
@@ -119,6 +124,25 @@ def test_gradient_of_parallel_cells(cell: Cell, depth: int) -> None:
     torch.manual_seed(5)
     x = torch.randn(7, 3, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer_of(cell, depth), x)
+
+
+@pytest.mark.parametrize(("loop", "inputs"), [(scan, 2), (output_gated_scan, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_loops_and_steps_compute_the_same(
+    loop: Callable[..., Tensor], inputs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps in PyTorch are what runs on a GPU without Triton; the device is what they are chosen by."""
+    torch.manual_seed(9)
+    tensors = [(4 * torch.randn(40, 3, 12)).to(dtype).requires_grad_() for _ in range(inputs)]
+    compiled = loop(*tensors)
+    weights = torch.randn_like(compiled)
+    gradients = torch.autograd.grad(compiled, tensors, weights)
+    monkeypatch.setattr(module, "_has_loops", lambda _: False)
+    stepped = loop(*tensors)
+    assert compiled.dtype == stepped.dtype
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(compiled, stepped, rtol=close, atol=close)
+    torch.testing.assert_close(gradients, torch.autograd.grad(stepped, tensors, weights), rtol=close, atol=close)
 
 
 def test_gates_of_qrnn_see_the_input_before_in_the_first_layer_alone() -> None:
@@ -228,14 +252,10 @@ def test_last_pooling_takes_the_final_state_of_each_direction(cell: Cell) -> Non
     torch.testing.assert_close(network(ids, LENGTHS), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("cell", "cached"), [("mingru", None), ("qrnn", None), ("qrnn", 1), ("qrnn", 120)])
+@pytest.mark.parametrize("cell", ["mingru", "qrnn"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_a_table_of_all_tokens_changes_no_logit(
-    cell: Cell, cached: int | None, layers: int, bidirectional: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if cached:
-        monkeypatch.setattr(qrnn, "_CACHED", cached)
+def test_a_table_of_all_tokens_changes_no_logit(cell: Cell, layers: int, bidirectional: bool) -> None:
     torch.manual_seed(8)
     config = ModelConfig(cell=cell, layers=layers, hidden_size=8, embedding_size=6, bidirectional=bidirectional)
     network = SentimentNetwork(50, config).eval()

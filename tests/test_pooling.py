@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sentiment_model.networks.pooling import masked_max, masked_mean
+from sentiment_model.networks.pooling import masked_max, masked_mean, masked_pool, pool
 
 Pool = Callable[[Tensor, Tensor], Tensor]
 LENGTHS = torch.tensor([3, 20, 7, 1, 12])
@@ -22,6 +22,23 @@ def test_pooling_is_that_of_each_sequence_alone(pool: Pool, alone: Callable[...,
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(pooled[row], alone(states[:length, row], dim=0), rtol=1e-12, atol=0)
     assert torch.autograd.gradcheck(lambda x: pool(x, lengths), states)
+
+
+@pytest.mark.parametrize("kinds", [("last",), ("max",), ("mean",), ("mean", "last"), ("last", "max", "mean")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_loops_pool_as_the_masks_do(kinds: tuple[str, ...], dtype: torch.dtype) -> None:
+    """What a CPU computes against what is there for GPUs, with equal maxima among the states."""
+    torch.manual_seed(2)
+    states = torch.randint(-3, 4, (29, 5, 6)).to(dtype).requires_grad_()
+    pooled = pool(states, LENGTHS, kinds)
+    assert pooled.dtype == torch.promote_types(dtype, torch.float32)
+    expected = torch.cat([masked_pool(kind, states, LENGTHS) for kind in kinds], dim=-1)
+    close = 2e-2 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(pooled, expected.to(pooled.dtype), rtol=close, atol=close)
+    weights = torch.randn_like(pooled)
+    (found,), (wanted,) = (torch.autograd.grad((out * weights).sum(), states) for out in (pooled, expected))
+    torch.testing.assert_close(found, wanted, rtol=close, atol=close)
+    assert not found[3:, 0].any(), "padding gets none"
 
 
 def test_equal_maxima_share_the_gradient_and_equal_padding_gets_none() -> None:

@@ -8,8 +8,7 @@ h[t] = (1 - z[t]) * h[t-1] + z[t] * c[t]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sentiment_model.networks.precision import state_dtype
-from sentiment_model.networks.scan import recur, scan
+from sentiment_model.networks.scan import scan
 
 
 class MinGRULayer(nn.Module):
@@ -32,12 +31,9 @@ class MinGRULayer(nn.Module):
 
     def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size)."""
-        # In the precision of the scan, which otherwise would convert each occurrence of a token.
-        update, candidate = self.update(inputs), self.candidate(inputs)
-        dtype = state_dtype(update.dtype)
-        return update.to(dtype).sigmoid_(), candidate.to(dtype)
+        return self.update(inputs), self.candidate(inputs)
 
     def look_up(self, table: tuple[Tensor, ...], ids: Tensor) -> Tensor:
         """Return the states for inputs of these numbers, shape (time, batch), without a matrix product."""
-        update, candidate = (F.embedding(ids, column) for column in table)
-        return recur(update, candidate, out=candidate)
+        update, candidate = table
+        return scan(F.embedding(ids, update), F.embedding(ids, candidate))

@@ -6,16 +6,17 @@ sees no padding. Each direction is a stack of layers of its own, as in Peters et
 Representations": neither sees what the other has read, so both can learn to predict the next token of a text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
+from sentiment_model.networks.lookup import look_up
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.ngrams import NGramScore
-from sentiment_model.networks.pooling import masked_max, masked_mean
+from sentiment_model.networks.pooling import pool
 from sentiment_model.networks.qrnn import QRNNLayer
 
 PAD_ID = 0
@@ -94,9 +95,13 @@ class SequenceDropout(nn.Module):
         """Drop units in training."""
         if not self.training or not self.share:
             return x
+        return x * self.draw(x.shape, x.dtype, x.device)
+
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return factors for a tensor of this shape: 0, or what keeps the mean; shape (..., 1, batch, width)."""
         keep = 1.0 - self.share
-        mask = torch.rand(*x.shape[:-3], 1, *x.shape[-2:], device=x.device) < keep
-        return x * (mask.to(x.dtype) / keep)
+        mask = torch.rand(*shape[:-3], 1, *shape[-2:], device=device) < keep
+        return mask.to(dtype) / keep
 
 
 class Direction(nn.Module):
@@ -187,16 +192,17 @@ class Encoder(nn.Module):
         if self.training and self.config.word_dropout:
             dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
             ids = torch.where(dropped, UNKNOWN_ID, ids)
-        x: Tensor = self.dropout(self.embedding(ids))
-        return x
+        if not self.training or not self.dropout.share or ids.is_cuda or self.config.cell not in _PARALLEL_CELLS:
+            x: Tensor = self.dropout(self.embedding(ids))
+            return x
+        vectors = self.embedding.weight
+        mask = self.dropout.draw((*ids.shape, vectors.shape[1]), vectors.dtype, ids.device)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else vectors.dtype
+        return look_up(vectors, ids, mask, PAD_ID, dtype)
 
 
 class SentimentNetwork(nn.Module):
-    """Recurrent network that maps token ids to one logit per review.
-
-    Max and mean pooling over all states follow Johnson & Zhang (2016), "Supervised and Semi-Supervised Text
-    Categorization using LSTM for Region Embeddings".
-    """
+    """Recurrent network that maps token ids to one logit per review."""
 
     def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
         super().__init__()
@@ -207,21 +213,11 @@ class SentimentNetwork(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
         """Return logits of the positive class, float32, shape (batch,); arguments are as for :class:`Encoder`."""
-        pooled = [
-            self._pool(kind, states, lengths)
-            for _, states in self.encoder(ids, lengths, tables)
-            for kind in self.config.pooling
-        ]
+        pooled = [pool(states, lengths, self.config.pooling) for _, states in self.encoder(ids, lengths, tables)]
         with torch.autocast(ids.device.type, enabled=False):  # a logit needs more than the 8 bits of bfloat16
             features = torch.cat(pooled, dim=-1).to(self.classifier.weight.dtype)
             logits: Tensor = self.classifier(self.dropout(features)).squeeze(-1)
         return logits.float()
-
-    def _pool(self, kind: str, states: Tensor, lengths: Tensor) -> Tensor:
-        """Reduce (time, batch, hidden_size) to (batch, hidden_size), without the padding."""
-        if kind == "last":
-            return states[lengths - 1, torch.arange(states.shape[1], device=states.device)]
-        return masked_max(states, lengths) if kind == "max" else masked_mean(states, lengths)
 
 
 def reverse_within_lengths(ids: Tensor, lengths: Tensor) -> Tensor:

@@ -5,10 +5,39 @@ autograd passes over them so often that it takes more than twice as long. Here o
 ended are masked, and each gradient is written once.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sentiment_model.networks import pooling_cpu
+
+
+def pool(states: Tensor, lengths: Tensor, kinds: Sequence[str]) -> Tensor:
+    """Return the poolings of each sequence side by side, at least in float32.
+
+    Max and mean pooling over all states follow Johnson & Zhang (2016), "Supervised and Semi-Supervised Text
+    Categorization using LSTM for Region Embeddings".
+
+    Args:
+        states: states, shape (time, batch, width); those past a sequence's length count for nothing.
+        lengths: lengths, at least 1, shape (batch,).
+        kinds: `last`, `max` and `mean`, those that are wanted, in the order that is wanted.
+
+    Returns:
+        shape (batch, kinds * width).
+    """
+    if states.device.type == "cpu":
+        return pooling_cpu.pool(states, lengths, kinds)
+    return torch.cat([masked_pool(kind, states, lengths) for kind in kinds], dim=-1)
+
+
+def masked_pool(kind: str, states: Tensor, lengths: Tensor) -> Tensor:
+    """Return one of the poolings, shape (batch, width), for arguments as :func:`pool` takes them."""
+    if kind == "last":
+        return states[lengths - 1, torch.arange(states.shape[1], device=states.device)]
+    return masked_max(states, lengths) if kind == "max" else masked_mean(states, lengths)
 
 
 def masked_max(states: Tensor, lengths: Tensor) -> Tensor:

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig, TrainConfig
+from sentiment_model.networks.arithmetic import as_array
 from sentiment_model.networks.batching import TokenizedReviews, plan_batches
 from sentiment_model.networks.inference import autocast
 from sentiment_model.networks.network import PAD_ID, Encoder
 from sentiment_model.training.history import Observer, PretrainingMetrics
 from sentiment_model.training.loop import run_training
+from sentiment_model.training.softmax_loop import LARGEST_MARGIN, odds_against
 
 NEGATIVES = 1024
 """Draws of tokens that the next one is told from; what is drawn twice counts once."""
 
 _SMOOTHING = 0.75  # of the tokens' frequencies, as in Mikolov et al. (2013)
 _ROWS = 512  # predictions that a CPU computes at a time, so that their logits stay in a core's cache
-_LARGEST_MARGIN = 40.0  # of a logit over the right one; exp of it is far below infinity
 _VALIDATION_REVIEWS = 500
 _VALIDATION_TOKENS = 8192
 _COUNTED_TOKENS = 1 << 17  # at a time
@@ -229,15 +230,11 @@ class _SampledSoftmax(torch.autograd.Function):
         rows_at_once = _ROWS if device == "cpu" else max(1, len(x))
         for start in range(0, len(x), rows_at_once):
             rows = slice(start, start + rows_at_once)
-            logits = torch.addmm(low_bias, low_x[rows], low_drawn.t()).to(x.dtype)
-            odds = logits.sub_(right_logits[rows].unsqueeze(1)).clamp_(max=_LARGEST_MARGIN).exp_()
-            (among,) = torch.nonzero(places[rows] >= 0, as_tuple=True)
-            odds[among, places[rows][among]] = 0.0
-            chance = 1.0 / (1.0 + odds.sum(dim=1))
-            missed[rows] = chance
-            low_odds = odds.to(low)
-            gradient_x[rows] = (low_odds @ low_drawn).to(x.dtype) * chance.unsqueeze(1)
-            gradient_drawn += low_odds.t() @ (low_x[rows] * chance.unsqueeze(1).to(low))
+            logits = torch.addmm(low_bias, low_x[rows], low_drawn.t())
+            odds, missed[rows] = _odds_against(logits, right_logits[rows], places[rows])
+            chance = missed[rows].unsqueeze(1)
+            gradient_x[rows] = (odds @ low_drawn).to(x.dtype) * chance
+            gradient_drawn += odds.t() @ (low_x[rows] * chance.to(low))
         loss = -missed.log().sum()
         missed -= 1.0  # gradient of the right logit
         gradient_x.addcmul_(missed.unsqueeze(1), right)
@@ -249,3 +246,21 @@ class _SampledSoftmax(torch.autograd.Function):
         x, right_logits, gradient_x, gradient_drawn = ctx.saved_tensors
         (scale,) = gradients
         return gradient_x * scale, x * (right_logits * scale).unsqueeze(1), gradient_drawn * scale, None, None, None
+
+
+def _odds_against(logits: Tensor, right_logits: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the odds of drawn classes against the right one, and the chance of the right one among all.
+
+    Args:
+        logits: of the drawn classes, shape (predictions, drawn).
+        right_logits: of the right class, shape (predictions,).
+        places: the right class's number among the drawn ones, whose odds are 0, or -1, shape (predictions,).
+    """
+    if logits.device.type == "cpu":
+        odds, chances = torch.empty_like(logits), torch.empty_like(right_logits)
+        odds_against(*(as_array(tensor) for tensor in (logits, right_logits, places, odds, chances)))
+        return odds, chances
+    odds = (logits.to(right_logits.dtype) - right_logits.unsqueeze(1)).clamp_(max=LARGEST_MARGIN).exp_()
+    (among,) = torch.nonzero(places >= 0, as_tuple=True)
+    odds[among, places[among]] = 0.0
+    return odds.to(logits.dtype), 1.0 / (1.0 + odds.sum(dim=1))

@@ -23,6 +23,7 @@ from sentiment_model.errors import ModelError
 from sentiment_model.networks.batching import Batch, plan_batches
 from sentiment_model.networks.inference import autocast
 from sentiment_model.training.checkpoint import load_checkpoint, save_checkpoint
+from sentiment_model.training.heap import kept_memory
 from sentiment_model.training.history import Observer
 from sentiment_model.training.objective import Objective
 from sentiment_model.training.schedule import learning_rate
@@ -83,7 +84,7 @@ def run_training(
     Raises:
         ModelError: the loss is no longer finite, or the checkpoint is damaged.
     """
-    with _deterministic(device):
+    with _deterministic(device), kept_memory():
         return _Trainer(objective, config, device, checkpoint, observer).run()
 
 
