@@ -136,5 +136,10 @@ def write_folds(reviews: Path, folds: int, folder: Path) -> list[Path]:
 
 def read_split(reviews: Path, name: str) -> Split:
     """Read one split of the file that :func:`prepare` or :func:`write_folds` wrote."""
-    frame = pl.scan_parquet(reviews).filter(split=name).select("text", "raw", "label", "group").collect()
+    return take_split(pl.scan_parquet(reviews), name)
+
+
+def take_split(reviews: pl.LazyFrame, name: str) -> Split:
+    """Return one split of what :func:`prepare` returned."""
+    frame = reviews.filter(split=name).select("text", "raw", "label", "group").collect()
     return Split(frame["text"], frame["raw"], frame["label"].cast(pl.Float64).to_numpy(), frame["group"])

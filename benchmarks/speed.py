@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import growth, plain
-from benchmarks.data import prepare, tokenize
+from benchmarks.data import prepare, take_split, tokenize
 from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import run_alone
+from benchmarks.peers import PEERS
 from benchmarks.plain import PlainNetwork, PlainTrainer, plain_logits
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
 from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
@@ -38,6 +39,7 @@ from sentiment_model.text.scanner import Scanner
 from sentiment_model.text.tokenize import encode, read_vocabulary
 from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.classification import train
+from sentiment_model.training.language_model import pretrain
 from sentiment_model.training.naive_bayes import fit_ngrams
 
 WARMUP_STEPS = 5
@@ -79,6 +81,9 @@ class _CountingReviews(TokenizedReviews):
         self.taken.append(int(lengths.sum()))
         return ids, lengths
 
+    def take(self, rows: Tensor) -> "_CountingReviews":
+        return _counting(super().take(rows), self.taken)
+
 
 class _EnoughSteps(Exception):  # noqa: N818 - no error
     """Ends a training that has only to be measured."""
@@ -100,33 +105,41 @@ class _Clock:
     def on_epoch(self, metrics: object) -> None: ...
 
 
-def training_rate(material: Material, cell: str, steps: int) -> float:
-    """Return the tokens per second, padding not counted, of the first steps of our training after the warm-up."""
-    reviews, clock = _counting(material.train), _Clock(steps)
+def training_rate(
+    material: Material, model: ModelConfig, config: TrainConfig, steps: int, learn: Callable[..., object] = train
+) -> float:
+    """Return the tokens per second, padding not counted, of the first steps of our training after the warm-up.
+
+    Args:
+        material: what to learn from.
+        model: architecture.
+        config: optimisation.
+        steps: how many.
+        learn: `train` or `pretrain`.
+    """
+    reviews, clock = _counting(material.train, []), _Clock(steps)
     # Enough epochs for a small sample to have so many steps; a checkpoint is written at their end alone.
-    config = TrainConfig.model_validate(
-        {**material.run.train.model_dump(), "epochs": 1000, "patience": 1000, "checkpoint_seconds": 1e9}
-    )
+    config = config.model_copy(update={"epochs": 1000, "patience": 1000, "checkpoint_seconds": 1e9})
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as folder:
         try:
-            train(
+            learn(
                 reviews,
                 material.validation,
                 len(material.vocabulary),
-                material.model(cell),
+                model,
                 config,
                 device=_CPU,
                 checkpoint=Path(folder, "checkpoint.safetensors"),
                 observer=clock,
             )
         except _EnoughSteps:
-            return sum(reviews.taken[WARMUP_STEPS : WARMUP_STEPS + steps]) / clock.seconds
+            return sum(reviews.taken[-steps:]) / clock.seconds
     raise RuntimeError("the training ended before it could be measured")
 
 
-def _counting(reviews: TokenizedReviews) -> _CountingReviews:
+def _counting(reviews: TokenizedReviews, taken: list[int]) -> _CountingReviews:
     counting = _CountingReviews(reviews.values, reviews.starts, reviews.lengths, reviews.labels)
-    object.__setattr__(counting, "taken", [])  # the class is frozen
+    object.__setattr__(counting, "taken", taken)  # the class is frozen
     return counting
 
 
@@ -165,10 +178,25 @@ def rounds(contestants: dict[str, Callable[[], float]], count: int) -> dict[str,
 
 def training(material: Material, steps: int, count: int) -> dict[str, float]:
     """Return the training rates of our cells and of the plain loop, in tokens a second."""
-    contestants = {cell: partial(training_rate, material, cell, steps) for cell in CELLS}
+    contestants = {
+        cell: partial(training_rate, material, material.model(cell), material.run.train, steps) for cell in CELLS
+    }
     contestants[PLAIN] = partial(plain_training_rate, material, steps, flush_denormal=True)
     contestants[PLAIN_DENORMAL] = partial(plain_training_rate, material, steps, flush_denormal=False)
     return rounds(contestants, count)
+
+
+def training_by_profile(material: Material, steps: int, count: int) -> dict[str, float]:
+    """Return the training rates of profiles, in tokens a second."""
+    nightly = TrainingRun(profile="nightly")
+    return rounds(
+        {
+            "default": partial(training_rate, material, material.run.model, material.run.train, steps),
+            "nightly, pretraining": partial(training_rate, material, nightly.model, nightly.train, steps, pretrain),
+            "nightly, teacher": partial(training_rate, material, nightly.model, nightly.train, steps),
+        },
+        count,
+    )
 
 
 def forward(material: Material, count: int) -> dict[str, float]:
@@ -202,12 +230,27 @@ def text_path(material: Material, bundle: Path, count: int) -> dict[str, float]:
 
     for warm_up in (lambda: predictor.predict(raw), lambda: fused.score(scanned)):  # what is compiled is loaded once
         warm_up()
+    peer = PEERS["fasttext"]
+    (folder := bundle.with_name("fasttext")).mkdir()
+    peer.fit(take_split(material.reviews, "train"), folder, 0)
+    label_by_peer = peer.load(folder)
+
+    def alone() -> float:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return _rate(len(raw), lambda: predictor.predict(raw))
+        finally:
+            torch.set_num_threads(threads)
+
     return rounds(
         {
             "text to ids, in training": lambda: _rate(len(raw), as_in_training),
             "text to ids": lambda: _rate(len(raw), lambda: scanner.read(raw)),
             "ids to scores": lambda: _rate(len(raw), lambda: fused.score(scanned)),
             "raw text to label": lambda: _rate(len(raw), lambda: predictor.predict(raw)),
+            "raw text to label, one thread": alone,
+            f"raw text to label, {peer.title}, one thread": lambda: _rate(len(raw), lambda: label_by_peer(raw)),
         },
         count,
     )
@@ -293,9 +336,15 @@ def _growth_table(title: str, lines: list[dict[str, float]], note: str) -> Table
 
 def _tables(numbers: dict[str, Any], base: int) -> list[Table]:
     text = [[name, f"{rate:,.0f}"] for name, rate in numbers["text_path"].items()]
-    note = f"With {torch.get_num_threads()} threads. The last line holds the two before it."
+    note = f"With {torch.get_num_threads()} threads where none is named. Each line to a label is the whole path."
     return [
         _rates_table("Training", "tokens/s", numbers["training"], "Tokens of the reviews; padding does not count."),
+        Table(
+            "Training by profile",
+            ["", "tokens/s"],
+            [[name, f"{rate:,.0f}"] for name, rate in numbers["profiles"].items()],
+            "One process; a run has one for each core.",
+        ),
         _rates_table("Forward pass", "reviews/s", numbers["forward"], "Over the validation split, from token ids."),
         Table(
             "From raw text to label",
@@ -342,6 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle = untrained_bundle(material.run, material.tokens, Path(temporary, "model"))
         numbers: dict[str, Any] = {name: getattr(options, name) for name in ("sample", "steps", "rounds", "base")}
         numbers["training"] = training(material, options.steps, options.rounds)
+        numbers["profiles"] = training_by_profile(material, options.steps, options.rounds)
         numbers["forward"] = forward(material, options.rounds)
         numbers["text_path"] = text_path(material, bundle, options.rounds)
         numbers |= grow(material, bundle, options.base, Path(temporary))

@@ -17,6 +17,7 @@ from sentiment_model.config import ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.evaluation.metrics import Interval
 
 TINY = TrainingRun(model=ModelConfig(hidden_size=4, embedding_size=8), train=TrainConfig(epochs=1, processes=1))
+TINY_NIGHTLY = TrainingRun(model=TINY.model, train=TrainConfig(processes=1, pretraining_tokens=10_000))
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +182,13 @@ def test_speed_and_growth_at_a_tiny_size(store: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(speed, "WARMUP_STEPS", 1)
     monkeypatch.setattr(speed, "SIZES", (2,))
     monkeypatch.setattr(plain, "HIDDEN", 4)
-    monkeypatch.setattr(speed, "TrainingRun", lambda: TINY)
+    monkeypatch.setattr(speed, "TrainingRun", lambda profile="default": TINY if profile == "default" else TINY_NIGHTLY)
     arguments = ["--sample", "500", "--store", store, "--output", str(tmp_path)]
     assert speed.main([*arguments, "--steps", "1", "--rounds", "1", "--base", "100"]) == 0
     found = read(tmp_path, "speed")
     assert set(found["training"]) == {*speed.CELLS, speed.PLAIN, speed.PLAIN_DENORMAL}
     assert set(found["forward"]) == {*speed.CELLS, speed.PLAIN}
-    assert all(100 < rate < 1e8 for rate in found["training"].values())
+    assert all(100 < rate < 1e8 for rate in [*found["training"].values(), *found["profiles"].values()])
     assert all(10 < rate < 1e7 for rate in [*found["forward"].values(), *found["text_path"].values()])
     assert found["text_path"]["raw text to label"] < found["text_path"]["text to ids"]
     for stage in ("score", "prepare"):
