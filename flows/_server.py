@@ -6,6 +6,7 @@ run's process too. Here the server's process starts first, and loads its code wh
 
 import atexit
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,12 +14,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from tempfile import TemporaryFile
+from typing import BinaryIO
 from urllib.request import urlopen
 
 from sentiment_model.errors import ServerError
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 10
+_CAUSE = re.compile(r"^[\w.]*Error: .*", re.MULTILINE)  # the last line of a traceback
 
 
 def start_server() -> Callable[[], None]:
@@ -36,9 +40,11 @@ def start_server() -> Callable[[], None]:
     # What connects before the server is ready waits in this socket's queue.
     with socket.create_server((_HOST, 0)) as listener:
         address = f"http://{_HOST}:{listener.getsockname()[1]}"
+        log = TemporaryFile()  # noqa: SIM115 - what fails later is said by Prefect's answers
         process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "flows._server", str(listener.fileno())],
             stdin=subprocess.PIPE,
+            stderr=log,
             pass_fds=[listener.fileno()],
             start_new_session=True,  # so that Ctrl-C ends the run first, which still has to tell the server
         )
@@ -48,15 +54,17 @@ def start_server() -> Callable[[], None]:
     os.environ.setdefault("PREFECT_UI_URL", "")  # it has no pages to link to
     refresh_global_settings_context()
     sys.stderr.write("Starting a temporary Prefect server; `make serve` starts one that stays\n")
-    return lambda: _wait(f"{address}/api/health", settings.server.ephemeral.startup_timeout_seconds)
+    return lambda: _wait(f"{address}/api/health", settings.server.ephemeral.startup_timeout_seconds, log)
 
 
-def _wait(url: str, seconds: float) -> None:
+def _wait(url: str, seconds: float, log: BinaryIO) -> None:
     try:
         with urlopen(url, timeout=seconds):  # noqa: S310 - of this machine
             return
     except OSError as error:
-        raise ServerError(f"the temporary Prefect server does not start ({error}); what it printed says why") from error
+        log.seek(0)
+        causes = _CAUSE.findall(log.read().decode(errors="replace"))
+        raise ServerError(f"the temporary Prefect server does not start: {causes[-1] if causes else error}") from error
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
