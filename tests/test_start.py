@@ -18,7 +18,8 @@ import runpy, sys
 try:
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 finally:
-    print("loaded:", *sorted({"mlflow", "pandas", "polars", "prefect", "pyarrow", "sqlalchemy", "torch"} & {*sys.modules}))
+    heavy = {"mlflow", "numpy", "pandas", "polars", "prefect", "pyarrow", "sqlalchemy", "torch"}
+    print("loaded:", *sorted(heavy & {*sys.modules}))
 """
 
 
@@ -64,7 +65,8 @@ import sys
 
 class Worker:
     def score(self, shard):
-        return sorted({"fastapi", "matplotlib", "mlflow", "pandas", "prefect", "sklearn", "sqlalchemy"} & {*sys.modules})
+        heavy = {"fastapi", "matplotlib", "mlflow", "pandas", "prefect", "sklearn", "sqlalchemy"}
+        return sorted(heavy & {*sys.modules})
 """
 
 
