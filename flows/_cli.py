@@ -1,5 +1,6 @@
 """Runs a flow from the command line; flags, defaults and help come from the flow's own parameter model."""
 
+import atexit
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from flows._loading import loading
 from flows._server import start_server
 from sentiment_model.errors import SentimentError
 from sentiment_model.redaction import redacted
@@ -57,11 +59,10 @@ def run_flow(model: type[Run], name: str) -> int:
     """
 
     def flow(run: Run) -> None:
-        gc.disable()  # what is imported stays: to look for garbage among it takes a sixth of the time
-        wait_for_server = start_server()
-        imported = getattr(import_module(f"flows.{name}"), name)
-        gc.freeze()
-        gc.enable()
+        atexit.register(gc.freeze)  # else Python searches for garbage at the end, when all memory is given back anyway
+        with loading():
+            wait_for_server = start_server()
+            imported = getattr(import_module(f"flows.{name}"), name)
         wait_for_server()
         imported(run)
 

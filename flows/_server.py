@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from tempfile import TemporaryFile
 from typing import BinaryIO
-from urllib.request import urlopen
 
+from flows._loading import loading
 from sentiment_model.errors import ServerError
 
 _HOST = "127.0.0.1"
@@ -39,7 +40,7 @@ def start_server() -> Callable[[], None]:
         return lambda: None
     # What connects before the server is ready waits in this socket's queue.
     with socket.create_server((_HOST, 0)) as listener:
-        address = f"http://{_HOST}:{listener.getsockname()[1]}"
+        port = listener.getsockname()[1]
         log = TemporaryFile()  # noqa: SIM115 - what fails later is said by Prefect's answers
         process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "flows._server", str(listener.fileno())],
@@ -50,21 +51,24 @@ def start_server() -> Callable[[], None]:
         )
     # When this process ends, Prefect's threads have sent what they hold before such functions are called.
     atexit.register(_stop, process)
-    os.environ["PREFECT_API_URL"] = f"{address}/api"
+    os.environ["PREFECT_API_URL"] = f"http://{_HOST}:{port}/api"
     os.environ.setdefault("PREFECT_UI_URL", "")  # it has no pages to link to
     refresh_global_settings_context()
     sys.stderr.write("Starting a temporary Prefect server; `make serve` starts one that stays\n")
-    return lambda: _wait(f"{address}/api/health", settings.server.ephemeral.startup_timeout_seconds, log)
+    return lambda: _wait(port, settings.server.ephemeral.startup_timeout_seconds, log)
 
 
-def _wait(url: str, seconds: float, log: BinaryIO) -> None:
+def _wait(port: int, seconds: float, log: BinaryIO) -> None:
+    connection = HTTPConnection(_HOST, port, timeout=seconds)
     try:
-        with urlopen(url, timeout=seconds):  # noqa: S310 - of this machine
-            return
-    except OSError as error:
+        connection.request("GET", "/api/health")
+        connection.getresponse().read()
+    except (OSError, HTTPException) as error:
         log.seek(0)
         causes = _CAUSE.findall(log.read().decode(errors="replace"))
         raise ServerError(f"the temporary Prefect server does not start: {causes[-1] if causes else error}") from error
+    finally:
+        connection.close()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -78,10 +82,11 @@ def _serve(listener: socket.socket) -> None:
     """Serve until the input ends, which it does when the process at its other end closes it or is gone."""
     threading.Thread(target=_end_with_input, daemon=True).start()
 
-    import uvicorn
-    from prefect.server.api.server import create_app
+    with loading():
+        import uvicorn
+        from prefect.server.api.server import create_app
 
-    app = create_app(ephemeral=True, final=True)
+        app = create_app(ephemeral=True, final=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
