@@ -2,7 +2,7 @@
 
 The product knows nothing of them. This module wraps the few operations by which it changes a disk, and kills the
 process that reaches a point which the environment names, or tells it that the disk is full. It can also set this
-process's clock. Workers are spawned with this module as their main module, so they have the points too.
+process's clock. Workers import this module as their main module, so they have the points too.
 """
 
 import errno
@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,13 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
 def _install(armed: Armed) -> None:
     import pyarrow.parquet as pq
 
-    from sentiment_model.scoring import claims
+    from sentiment_model.scoring import claims, engines
     from sentiment_model.scoring import table as score_table
     from sentiment_model.store import objects
 
     if armed.lease_seconds is not None:
         claims.LEASE_SECONDS = armed.lease_seconds
+    engines._without_main_module = nullcontext
     right = time.time
     time.time = lambda: right() + armed.clock
     points = _Failpoints(armed)
@@ -157,7 +159,9 @@ if __name__ in ("__main__", "__mp_main__"):
     _install(armed)
 
 if __name__ == "__main__":
-    from flows.score import main
+    import flows.score  # noqa: F401 - so that all is imported when the flow starts
+    from flows._cli import run_flow
+    from sentiment_model.config import ScoringRun
 
     Path(armed.folder, STARTED).touch()
-    sys.exit(main())
+    sys.exit(run_flow(ScoringRun, "score"))

@@ -30,7 +30,7 @@ def workplace() -> Iterator[tuple[Path, Path]]:
         dataset = prepare(str(folder / "store"), _REVIEWS)
         _write_inbox(dataset.scan().select("raw").collect()["raw"], folder / "inbox")
         os.environ.update({**register_untrained(folder, dataset), "SENTIMENT_DEVICE": "cpu"})
-        with _prefect_server(folder):
+        with prefect_server(folder):
             yield folder, folder / "inbox"
 
 
@@ -68,7 +68,7 @@ def _write_inbox(reviews: pl.Series, folder: Path) -> None:
 
 
 @contextmanager
-def _prefect_server(folder: Path) -> Iterator[None]:
+def prefect_server(folder: Path) -> Iterator[None]:
     """Run a Prefect server on a free port while the block lasts, and lead this process and its children there."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,12 +1,17 @@
 """Runs a flow from the command line; flags, defaults and help come from the flow's own parameter model."""
 
+import atexit
+import gc
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliApp, SettingsError
 
+from flows._loading import loading
+from flows._server import start_server
 from sentiment_model.errors import SentimentError
 from sentiment_model.redaction import redacted
 
@@ -38,6 +43,30 @@ def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence
     except SentimentError as error:
         return _fail(1, str(error))
     return 0
+
+
+def run_flow(model: type[Run], name: str) -> int:
+    """Run the flow `name` of the module `flows.<name>`, which is imported once the command line is known to be right.
+
+    Help and a wrong option so need none of the libraries that a flow takes seconds to load.
+
+    Args:
+        model: the flow's parameter model.
+        name: name of the flow and of its module.
+
+    Returns:
+        the exit status, see :func:`run_cli`.
+    """
+
+    def flow(run: Run) -> None:
+        atexit.register(gc.freeze)  # else Python searches for garbage at the end, when all memory is given back anyway
+        with loading():
+            wait_for_server = start_server()
+            imported = getattr(import_module(f"flows.{name}"), name)
+        wait_for_server()
+        imported(run)
+
+    return run_cli(model, flow)
 
 
 def _describe(location: list[int | str], message: str) -> str:

@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from flows._cli import run_cli
+from flows._cli import run_flow
+from sentiment_model.config import TrainingRun
+
+if __name__ == "__main__":  # before the flow's imports, see run_flow
+    sys.exit(run_flow(TrainingRun, "demo"))
+
 from flows.score import score
 from flows.train import TrainingSummary, train
-from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.evaluation.job import read_evaluation
 from sentiment_model.evaluation.metrics import METRICS
 from sentiment_model.evaluation.report import interval
@@ -69,12 +74,3 @@ def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -
 def _prefect_command() -> str:
     home = os.environ.get("PREFECT_HOME")
     return (f"PREFECT_HOME={home} " if home else "") + f"{sys.prefix}/bin/prefect server start"
-
-
-def main() -> int:
-    """Run from the command line."""
-    return run_cli(TrainingRun, demo)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from flows._cli import run_cli
 from sentiment_model.config import Config
-from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
 
 
@@ -26,6 +25,8 @@ def rollback(run: Rollback) -> None:
         ModelError: there is no previous champion.
         TrackingError: MLflow cannot be reached.
     """
+    from sentiment_model.registry.tracking import Tracker  # MLflow takes seconds to load, which help need not wait for
+
     champion, previous = Tracker(Settings()).registry.rollback(run.model_name)
     sys.stdout.write(f"{run.model_name}: champion is version {champion} now, previous is version {previous}\n")
 

@@ -10,6 +10,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
+from flows._cli import run_flow
+from sentiment_model.config import ScoringRun
+
+if __name__ == "__main__":  # before the flow's imports, see run_flow
+    sys.exit(run_flow(ScoringRun, "score"))
+
 from obstore.exceptions import BaseError
 from polars.exceptions import ComputeError
 from prefect import flow, get_run_logger
@@ -19,9 +25,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
-from sentiment_model.config import ScoringRun
 from sentiment_model.errors import QualityError, ScoringError, SentimentError, SourceError
 from sentiment_model.markdown import markdown_link
 from sentiment_model.redaction import redacted
@@ -248,12 +252,3 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
 
 def _hash(keys: Collection[str]) -> str:
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:12]
-
-
-def main() -> int:
-    """Run the flow from the command line."""
-    return run_cli(ScoringRun, score)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,10 +5,14 @@ Run it with ``python -m flows.tidy``, which only says what it would delete; ``--
 
 import sys
 
+from flows._cli import run_flow
+from sentiment_model.config import TidyRun
+
+if __name__ == "__main__":  # before the flow's imports, see run_flow
+    sys.exit(run_flow(TidyRun, "tidy"))
+
 from prefect import flow
 
-from flows._cli import run_cli
-from sentiment_model.config import TidyRun
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
 from sentiment_model.upkeep.retention import Verdict
@@ -26,12 +30,3 @@ def tidy(run: TidyRun) -> list[Verdict]:
         SentimentError: the store or MLflow is at fault; the message says what to do.
     """
     return delete_old(run, Tracker(Settings()))
-
-
-def main() -> int:
-    """Run the flow from the command line."""
-    return run_cli(TidyRun, tidy)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

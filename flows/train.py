@@ -8,13 +8,17 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flows._cli import run_flow
+from sentiment_model.config import TrainingRun
+
+if __name__ == "__main__":  # before the flow's imports, see run_flow
+    sys.exit(run_flow(TrainingRun, "train"))
+
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from flows._cli import run_cli
 from flows._mlflow import start_mlflow_run
-from sentiment_model.config import TrainingRun
 from sentiment_model.errors import ModelError
 from sentiment_model.evaluation.evaluate import ChampionModel
 from sentiment_model.models.bundle import ModelDescription
@@ -112,12 +116,3 @@ def _rival(tracker: Tracker, name: str, model: DatasetRef, folder: Path) -> Cham
             "and previous from versions that cannot be read, and run again"
         ) from error
     return ChampionModel(version=version, digest=digest, bundle=bundle)
-
-
-def main() -> int:
-    """Run the flow from the command line."""
-    return run_cli(TrainingRun, train)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

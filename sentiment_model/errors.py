@@ -46,5 +46,9 @@ class TrackingError(SentimentError):
     """The MLflow server cannot be reached or refuses what was asked of it."""
 
 
+class ServerError(SentimentError):
+    """The Prefect server that a command starts for itself does not answer."""
+
+
 class ScoringError(SentimentError):
     """Some shards of a scoring run failed; the others are published."""

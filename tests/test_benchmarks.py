@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import faults, gpu, peers, plain, quality, speed
+from benchmarks import faults, gpu, peers, plain, quality, speed, start
 from benchmarks.data import Split, write_folds
 from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
@@ -244,6 +244,24 @@ def test_faults_kill_as_often_as_told(tmp_path: Path) -> None:
     assert {process for _, process in kills} == {"flow", "worker", "all"}
     assert all(played["rows"] == rounds[0]["rows"] > 2000 for played in rounds)
     assert "| 0 | 0 | 0 | 0 |" in (tmp_path / "faults.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_start_has_each_phase(tmp_path: Path) -> None:
+    assert start.main(["--rounds", "1", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "start.json").read_text())
+    assert {"torch", "mlflow", "prefect"} <= set(found["imports"])
+    help_shown, *scored = (of_a_round for (of_a_round,) in found["starts"].values())
+    assert len(scored) == 3
+    assert help_shown["phases"] == {}
+    for each in [help_shown, *scored]:
+        assert 0.05 < each["seconds"] < 600
+        assert 0.05 < each["cpu_seconds"] < 600
+    for each in scored:
+        assert len(each["phases"]) == 5
+        assert all(seconds > 0 for seconds in each["phases"].values())
+        assert sum(each["phases"].values()) == pytest.approx(each["seconds"])
+    assert "| `--help` | " in (tmp_path / "start.md").read_text()
 
 
 @pytest.mark.slow

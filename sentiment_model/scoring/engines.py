@@ -6,6 +6,7 @@ An engine has to run each shard at least once; the table of scores makes that ex
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -132,7 +134,9 @@ class _Process:
                 context = multiprocessing.get_context("spawn")
                 end, self._lifeline = context.Pipe(duplex=False)
                 self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._start, end))
-                self._id = self._pool.submit(os.getpid).result()
+                with _without_main_module():
+                    starting = self._pool.submit(os.getpid)
+                self._id = starting.result()
             return self._pool.submit(_score, shard).result(seconds)
         except BrokenProcessPool as error:
             self.close()
@@ -162,6 +166,24 @@ def _small_processes() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+_starting = threading.Lock()
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let processes that are started in the block not import this one's main module.
+
+    They would do so first, and load with it what a flow needs and a worker does not, which takes seconds and memory.
+    """
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 _worker: ShardWorker | None = None
