@@ -305,7 +305,7 @@ def test_a_missing_text_column_is_named_with_those_there(tmp_path, name, only):
     ("name", "content", "message"),
     [
         ("a.parquet", b"PAR1 not really", "is no Parquet file or is damaged"),
-        ("a.parquet.gz", b"not gzip", "data is damaged"),
+        ("a.parquet.gz", b"not gzip, whatever its name says", "data is damaged"),
         ("a.csv", b'"text\nnever closed\n', "header cannot be read"),
         ("a.csv", b"\xff\xff,text\nx,y\n", "header cannot be read"),
         ("a.csv", "text,id\nx,1\n".encode("utf-32"), "is it UTF-16 or UTF-32"),

@@ -1,40 +1,63 @@
 """Lines of UTF-8 from files of any size, compressed or not, in bounded memory."""
 
 import codecs
-import zlib
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, Literal, Protocol
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
 
 import zstandard
+from isal import isal_zlib
 
 from sentiment_model.text.reviews import Fault
 
 Compression = Literal["gz", "zst"]
 
 _PLAIN_BYTES = 1 << 20
-# A decompressor returns at once all that its input expands to. Two KiB expand to 2 MiB at most with gzip, and
-# to 64 MiB with zstd (blocks of one repeated byte: 4 bytes for 128 KiB), so a bomb cannot fill the memory.
-_COMPRESSED_BYTES = 2048
 
 
-class _Decompressor(Protocol):
+class _Gz:
+    """Decompresses a member of a gzip file, :data:`_PLAIN_BYTES` at a time."""
+
+    INPUT_BYTES = 1 << 16
+
+    def __init__(self) -> None:
+        self._stream = isal_zlib.decompressobj(16 + isal_zlib.MAX_WBITS)
+
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """Yield what some input expands to."""
+        while True:
+            plain = self._stream.decompress(data, _PLAIN_BYTES)
+            yield plain
+            data = self._stream.unconsumed_tail
+            if self._stream.eof or not (data or len(plain) == _PLAIN_BYTES):  # a full piece may have more behind it
+                return
+
     @property
-    def eof(self) -> bool: ...
+    def rest(self) -> bytes | None:
+        """What follows the member in the input so far; None before its end."""
+        return self._stream.unused_data if self._stream.eof else None
+
+
+class _Zst:
+    """Decompresses a frame of a zstd file."""
+
+    # What this expands to comes at once. A block of one repeated byte is 4 bytes for 128 KiB, so these are 64 MiB at
+    # most, and a bomb cannot fill the memory.
+    INPUT_BYTES = 2048
+
+    def __init__(self) -> None:
+        self._stream = zstandard.ZstdDecompressor().decompressobj()
+
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """Yield what some input expands to."""
+        yield self._stream.decompress(data)
+
     @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-def _new_gz() -> _Decompressor:
-    return zlib.decompressobj(16 + zlib.MAX_WBITS)
+    def rest(self) -> bytes | None:
+        """What follows the frame in the input so far; None before its end."""
+        return self._stream.unused_data if self._stream.eof else None
 
 
-def _new_zst() -> _Decompressor:
-    return zstandard.ZstdDecompressor().decompressobj()
-
-
-_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {"gz": _new_gz, "zst": _new_zst}
+_DECOMPRESSORS: dict[Compression, type[_Gz | _Zst]] = {"gz": _Gz, "zst": _Zst}
 
 
 def read_chunks(file: BinaryIO, compression: Compression | None) -> Iterator[bytes | Fault]:
@@ -45,17 +68,17 @@ def read_chunks(file: BinaryIO, compression: Compression | None) -> Iterator[byt
         return
     new = _DECOMPRESSORS[compression]
     decompressor = None
-    while data := file.read(_COMPRESSED_BYTES):
+    while data := file.read(new.INPUT_BYTES):
         while data:
             decompressor = decompressor or new()
             try:
-                yield decompressor.decompress(data)
-            except (zlib.error, zstandard.ZstdError) as error:
+                yield from decompressor.decompress(data)
+            except (isal_zlib.error, zstandard.ZstdError) as error:
                 yield Fault("corrupt", f"the {compression} data is damaged, what follows is lost: {error}")
                 return
-            data = b""
-            if decompressor.eof:  # another member or frame may follow
-                data, decompressor = decompressor.unused_data, None
+            data = decompressor.rest or b""
+            if decompressor.rest is not None:  # another member or frame may follow
+                decompressor = None
     if decompressor is not None:
         yield Fault("truncated", f"the {compression} data is cut off, what follows is lost")
 
