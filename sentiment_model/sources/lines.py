@@ -73,7 +73,7 @@ def read_chunks(file: BinaryIO, compression: Compression | None) -> Iterator[byt
             decompressor = decompressor or new()
             try:
                 yield from decompressor.decompress(data)
-            except (isal_zlib.IsalError, zstandard.ZstdError) as error:
+            except (isal_zlib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] - its types know no exception
                 yield Fault("corrupt", f"the {compression} data is damaged, what follows is lost: {error}")
                 return
             data = decompressor.rest or b""
