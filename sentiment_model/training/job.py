@@ -29,7 +29,7 @@ from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.fitting import FittedModel, PhaseObserver, fit_model
 from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
 
-TRAIN = Stage("train", 11)
+TRAIN = Stage("train", 12)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
