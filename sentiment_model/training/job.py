@@ -99,10 +99,12 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
     splits = ["train", "validation"]
     if job.train.distillation or job.train.pretraining_tokens:
         splits.append("unlabelled")
+    job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with tokens.local_folder() as folder:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         reviews, validation, *unlabelled = read_tokens(
-            [[folder / PurePosixPath(file).name for file in tokens.files(split)] for split in splits]
+            [[folder / PurePosixPath(file).name for file in tokens.files(split)] for split in splits],
+            scratch=job.checkpoint.parent,
         )
     fitted = fit_model(
         reviews,
