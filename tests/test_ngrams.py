@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, ItemsView
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,9 @@ from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.ngrams import BUCKETS, HASH_BITS, NGramScore, bucket_of, check_of, ngram_hashes
 from sentiment_model.training.calibration import calibrated_loss, fit_combination, fit_temperature
-from sentiment_model.training.naive_bayes import fit_ngrams
+from sentiment_model.training.dual_ascent import NGramValues, rounds
+from sentiment_model.training.naive_bayes import fit_ngrams, log_ratio
+from sentiment_model.training.ngram_counts import count_ngrams, entries_of
 
 CPU = torch.device("cpu")
 
@@ -141,29 +144,33 @@ def test_an_ngram_of_one_review_counts_for_nothing() -> None:
     assert (score.weight != 0).sum() == 2
 
 
-def test_the_weights_follow_the_formula_of_naive_bayes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", (100.0,))
-    monkeypatch.setattr("sentiment_model.training.naive_bayes._TOLERANCE", 1e-5)
+def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
     # 3 of 4 positive and 1 of 4 negative reviews say 2; all say 5, which tells nothing.
     ids = [[2, 5], [2, 2, 5], [5, 2], [5], [2, 5], [5], [5], [5]]
-    score = fitted(ids, [1, 1, 1, 1, 0, 0, 0, 0], 1)
-    two, five = weight_of(score, [2]), weight_of(score, [5])
+    counts = count_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
     ratio = np.array([np.log(4 / 2), np.log(5 / 5)]) - np.log((4 + 5) / (2 + 5))
+    order = [counts.hashes.tolist().index(ngram_hashes(torch.tensor([token]), 1).item()) for token in (2, 5)]
+    np.testing.assert_allclose(log_ratio(counts)[order], ratio)
+    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts), counts.reviews, 1)
+    strengths = np.array([1.0, 100.0])
+    (learned,) = islice(rounds(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), ngrams, strengths), 999, 1000)
     has = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
     values = has * ratio / np.sqrt([[len(review)] for review in ids])
     truth = np.array([1] * 4 + [-1] * 4)
-    weights = np.array([two, five]) / ratio
+    for number, strength in enumerate(strengths):
+        weights, bias = learned.weights(number)[order] / ratio, learned.biases[number]
+        margins = values @ weights + bias
+        np.testing.assert_allclose(learned.scores(reviews(ids))[:, number], margins, rtol=1e-4, atol=1e-6)
 
-    def loss(weights: np.ndarray, bias: float) -> float:
-        # C = 100; liblinear counts the bias among the weights.
-        margins = truth * (values @ weights + bias)
-        return float(0.5 * (weights @ weights + bias**2) + 100 * np.logaddexp(0, -margins).sum())
+        def loss(weights: np.ndarray, bias: float, strength: float = strength) -> float:
+            margins = truth * (values @ weights + bias)
+            return float(0.5 * weights @ weights + strength * np.logaddexp(0, -margins).sum())
 
-    found = loss(weights, float(score.bias))
-    for change in (0.01, -0.01):
-        assert found < loss(weights + np.array([change, 0]), float(score.bias))
-        assert found < loss(weights + np.array([0, change]), float(score.bias))
-        assert found < loss(weights, float(score.bias) + change)
+        found = loss(weights, bias)
+        for change in (0.01, -0.01):
+            assert found < loss(weights + np.array([change, 0]), bias)
+            assert found < loss(weights + np.array([0, change]), bias)
+            assert found < loss(weights, bias + change)
 
 
 def said_outright(generator: random.Random) -> tuple[list[int], int]:
@@ -179,14 +186,14 @@ def said_in_pairs(generator: random.Random) -> tuple[list[int], int]:
     return [*filler, *([4, said] if negated else [said, 4])], (said == 2) ^ negated
 
 
-@pytest.mark.parametrize(("draw", "expected"), [(said_outright, 1.0), (said_in_pairs, 100.0)])
+@pytest.mark.parametrize(("draw", "count", "expected"), [(said_outright, 600, 1.0), (said_in_pairs, 60, 100.0)])
 def test_validation_says_how_strong_the_regularisation_is(
-    monkeypatch: pytest.MonkeyPatch, draw: Callable[[random.Random], tuple[list[int], int]], expected: float
+    monkeypatch: pytest.MonkeyPatch, draw: Callable[[random.Random], tuple[list[int], int]], count: int, expected: float
 ) -> None:
     generator = random.Random(1)
     train, validation = (
         reviews([ids for ids, _ in drawn], [int(label) for _, label in drawn])
-        for drawn in ([draw(generator) for _ in range(600)] for _ in range(2))
+        for drawn in ([draw(generator) for _ in range(count)] for _ in range(2))
     )
     strengths = (1.0, 3.0, 10.0, 30.0, 100.0)
     losses, weights = {}, {}
@@ -200,15 +207,45 @@ def test_validation_says_how_strong_the_regularisation_is(
     assert fit_ngrams(train, validation, 2).weight.equal(weights[expected])
 
 
-def test_too_many_tokens_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [[2, 3], [4, 3]] * 50
-    labels = [1, 0] * 50
-    whole = fitted(ids, labels, 2)
-    monkeypatch.setattr("sentiment_model.training.naive_bayes.MAX_TOKENS", 70)  # every third review
-    thinned = fitted(ids, labels, 2)
-    by_hand = fit_ngrams(reviews(ids[::3], labels[::3]), reviews(ids, labels), 2)
-    assert thinned.weight.equal(by_hand.weight)
-    assert not thinned.weight.equal(whole.weight)
+def test_ngrams_are_counted_once_a_review() -> None:
+    ids, labels = [*random_ids(50), [7, 8, 7, 8], [7, 8], [7], []], [1, 0] * 27
+    counts = count_ngrams(reviews(ids * 2, labels * 2), 3)
+    expected: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for review, label in zip(ids, labels, strict=True):
+        expected.update((ngram, label) for ngram, _ in ngrams(review, 3))
+    known = {ngram for ngram, _ in expected}
+    hashes = {int(ngram_hashes(torch.tensor(ngram), len(ngram))): ngram for ngram in known}
+    assert len(known) - 10 < len(counts.hashes) <= len(known)  # of two that share a bucket, one is counted
+    for number, hashed in enumerate(counts.hashes.tolist()):
+        ngram = hashes[hashed]
+        assert counts.reviews[number] == 2 * (expected[ngram, 0] + expected[ngram, 1])
+        assert counts.positive[number] == 2 * expected[ngram, 1]
+
+
+def test_the_most_frequent_of_more_ngrams_than_a_bucket_remembers_is_known() -> None:
+    pairs = torch.cartesian_prod(torch.arange(2, 2000), torch.arange(2, 5000))
+    buckets = bucket_of(ngram_hashes(pairs, 2).squeeze(1))
+    (crowded,) = torch.nonzero(buckets == buckets.bincount().argmax(), as_tuple=True)
+    often, *rare = pairs[crowded].tolist()
+    assert len(rare) > 8
+    ids = [pair for number, pair in enumerate(rare * 3) for pair in ([pair, often] if number % 3 == 0 else [pair])]
+    counts = count_ngrams(reviews(ids), 2)
+    (found,) = np.flatnonzero(counts.hashes == ngram_hashes(torch.tensor(often), 2).numpy())
+    assert counts.reviews[found] == len(rare)
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(2)
+    drawn = [said_in_pairs(generator) for _ in range(300)]
+    ids, labels = [ids for ids, _ in drawn], [label for _, label in drawn]
+    scores = []
+    for number in (1, 3):
+        for module in ("ngram_counts", "dual_ascent"):
+            monkeypatch.setattr(f"sentiment_model.training.{module}.count_cores", lambda number=number: number)
+        scores.append(fitted(ids, labels, 3))
+    assert scores[0].weight.count_nonzero() > 1000
+    for name, tensor in scores[0].state_dict().items():
+        assert tensor.equal(scores[1].state_dict()[name])
 
 
 def test_taking_rows() -> None:

@@ -1,5 +1,6 @@
 """Tokenization: one function for training and scoring, and what the stage writes."""
 
+import resource
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentiment_model.config import TokenizeConfig
+from sentiment_model.errors import StoreError
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.store.datasets import DatasetWriter
 from sentiment_model.text.normalise import normalise
@@ -120,6 +122,17 @@ def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None
     }
 
 
+def test_where_tokens_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    writer, _ = written(tmp_path / "tokens", cleaned(["good film"] * 4, ["train"] * 4), TokenizeConfig(min_count=1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=f"^cannot write to the store {tmp_path}: .*File too large"):
+            read_tokens([[writer.folder / name for name, role in writer.roles.items() if role == "train"]], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_what_is_read_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From several files and row groups, with reviews that have no token or no label, and a split without any."""
     monkeypatch.setattr("sentiment_model.store.parts.GROUP_ROWS", 7)
@@ -131,7 +144,9 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     writer, _ = written(tmp_path / "tokens", reviews, TokenizeConfig(min_count=1))
     files = {split: [writer.folder / name for name, role in writer.roles.items() if role == split] for split in SPLITS}
     assert len(files["train"]) > 1
-    read = read_tokens(list(files.values()))
+    before = sorted(tmp_path.iterdir())
+    read = read_tokens(list(files.values()), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before  # the file of the tokens has no name
     for split, found in zip(SPLITS, read, strict=True):
         expected = TokenizedReviews.from_frame(pl.concat(map(pl.read_parquet, files[split])))
         assert len(found) == {"train": 50, "test": 0}.get(split, 25)

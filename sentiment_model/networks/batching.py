@@ -1,9 +1,9 @@
 """Token ids from Arrow lists to padded batches, without Python lists.
 
-The tokens of all reviews lie in one flat tensor, as Arrow stores a list column. A selection of reviews, or of halves of
-them, is a matter of where each one starts and how long it is, so that no token is copied before it is in a batch.
-Reviews are grouped by length rounded up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each new
-one costs a warm-up on CPU) and little padding is computed.
+The tokens of all reviews lie in one flat tensor, which may be a file that is mapped. A selection of reviews, or of
+halves of them, is a matter of where each one starts and how long it is, so that no token is copied before it is in a
+batch. Reviews are grouped by length rounded up to a multiple of :data:`LENGTH_STEP`, so few distinct shapes occur (each
+new one costs a warm-up on CPU) and little padding is computed.
 """
 
 from dataclasses import dataclass
@@ -124,12 +124,15 @@ def plan_batches(lengths: Tensor, token_budget: int, shuffle_seed: int | None = 
     if not len(lengths):
         return []
     generator = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
-    padded = ((lengths.clamp(min=1) + LENGTH_STEP - 1) // LENGTH_STEP * LENGTH_STEP).numpy()
+    padded = lengths.numpy().astype(np.int32)  # four bytes a review in place of eight
+    np.maximum(padded, 1, out=padded)
+    padded += (-padded) % LENGTH_STEP
     order = np.arange(len(padded)) if generator is None else generator.permutation(len(padded))
     order = order[np.argsort(padded[order], kind="stable")]
-    sizes, firsts = np.unique(padded[order], return_index=True)
+    padded = padded[order]
+    firsts = np.flatnonzero(np.diff(padded, prepend=0))
     batches = []
-    for size, rows in zip(sizes.tolist(), np.split(order, firsts[1:]), strict=True):
+    for size, rows in zip(padded[firsts].tolist(), np.split(order, firsts[1:]), strict=True):
         per_batch = max(1, token_budget // size)
         # Equal parts, so that no batch is a small remainder with a noisy gradient.
         parts = np.array_split(rows, -(-len(rows) // per_batch))

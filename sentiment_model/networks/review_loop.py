@@ -4,12 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
-from sentiment_model.networks.ngrams import BUCKET_BITS, BUCKETS, HASH_BITS, HASH_MULTIPLIER
+from sentiment_model.networks.ngram_loops import bucket_in, check_in, hash_ngrams, is_first, room_for
 
 POOLINGS = ("last", "max", "mean")
 _LAST, _MAX, _MEAN = range(3)
-_BUCKET_MASK, _CHECK_MASK = BUCKETS - 1, (1 << (HASH_BITS - BUCKET_BITS)) - 1
-_MULTIPLIER = HASH_MULTIPLIER % (1 << 64)
 
 
 @compiled
@@ -45,14 +43,8 @@ def score_reviews(
     """
     hidden = table.shape[3]
     state, total, top = np.empty(hidden, np.float32), np.empty(hidden, np.float32), np.empty(hidden, np.float32)
-    longest = 1
-    for length in lengths:
-        longest = max(longest, length)
-    room = 64
-    while room < 2 * max_order * longest:
-        room *= 2
-    seen = np.zeros(room, np.uint64)
-    hashes, found = np.empty(max_order * longest, np.uint64), np.empty(max_order * longest, np.uint64)
+    hashes, seen = room_for(lengths, max_order)
+    found = np.empty(len(hashes), np.uint64)
     padding = np.zeros(1, np.int32)
     for row in range(len(lengths)):
         # A review without tokens is read as one padding token, as batches have it.
@@ -73,7 +65,7 @@ def score_reviews(
         logits[row, 0] = logit
         logits[row, 1] = 0
         if max_order:
-            score = _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, np.uint64(row + 1))
+            score = _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, row + 1)
             logits[row, 1] = score / np.sqrt(np.float32(len(ids))) + wide_bias
 
 
@@ -92,32 +84,16 @@ def _read(ids, direction, lines, state, total, top):
 
 @compiled
 def _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, review):
-    """Return the sum of the weights of a review's n-grams; `seen` remembers which buckets this review has met."""
-    bucket_mask, check_mask = np.uint64(_BUCKET_MASK), np.uint64(_CHECK_MASK)
-    count = 0
+    """Return the sum of the weights of a review's n-grams."""
+    count = hash_ngrams(ids, max_order, hashes)
     # All are fetched before any is looked at: memory answers many questions at a time if no answer decides the next.
-    for start in range(len(ids)):
-        hashed = np.uint64(0)
-        for order in range(min(max_order, len(ids) - start)):
-            hashed = (hashed + np.uint64(ids[start + order]) + np.uint64(1)) * np.uint64(_MULTIPLIER)
-            hashed ^= hashed >> np.uint64(32)
-            hashes[count] = hashed
-            found[count] = entries[hashed & bucket_mask]
-            count += 1
-    room = np.uint64(len(seen) - 1)
+    for number in range(count):
+        found[number] = entries[bucket_in(hashes[number])]
     total = np.float64(0)
     for number in range(count):
         entry, hashed = found[number], hashes[number]
-        if entry == 0 or entry >> np.uint64(32) != (hashed >> np.uint64(BUCKET_BITS)) & check_mask:
+        if entry == 0 or entry >> np.uint64(32) != check_in(hashed):
             continue
-        if counts_once:
-            bucket = hashed & bucket_mask
-            mark = (review << np.uint64(BUCKET_BITS)) | bucket
-            place = bucket & room
-            while seen[place] != mark and seen[place] >> np.uint64(BUCKET_BITS) == review:
-                place = (place + np.uint64(1)) & room
-            if seen[place] == mark:
-                continue
-            seen[place] = mark
-        total += np.uint32(entry & np.uint64(0xFFFFFFFF)).view(np.float32)
+        if not counts_once or is_first(hashed, review, seen):
+            total += np.uint32(entry & np.uint64(0xFFFFFFFF)).view(np.float32)
     return np.float32(total)

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import zstandard
 from isal import isal_zlib
@@ -12,6 +12,7 @@ from sentiment_model.text.reviews import Fault
 Compression = Literal["gz", "zst"]
 
 _PLAIN_BYTES = 1 << 20
+_DAMAGED: tuple[type[Exception], ...] = (cast("type[Exception]", isal_zlib.IsalError), zstandard.ZstdError)
 
 
 class _Gz:
@@ -73,7 +74,7 @@ def read_chunks(file: BinaryIO, compression: Compression | None) -> Iterator[byt
             decompressor = decompressor or new()
             try:
                 yield from decompressor.decompress(data)
-            except (isal_zlib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] - its types know no exception
+            except _DAMAGED as error:
                 yield Fault("corrupt", f"the {compression} data is damaged, what follows is lost: {error}")
                 return
             data = decompressor.rest or b""

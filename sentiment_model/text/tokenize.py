@@ -1,8 +1,10 @@
 """Tokenize: normalised text to token ids, with a vocabulary of the training and the unlabelled reviews."""
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,14 +16,15 @@ import torch
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.networks.batching import TokenizedReviews
-from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
+from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.sides import SPLITS
 from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
 
 TOKENIZE = Stage("tokenize", 2)
 _VOCABULARY = "vocabulary.parquet"
-_ROWS_AT_ONCE = 1024  # that are unpacked beside the tokens that are kept
+_ROWS_AT_ONCE = 1024  # that are unpacked
+_TOKEN_BYTES = 4
 
 TOKEN_SCHEMA = pl.Schema(
     {
@@ -96,41 +99,46 @@ def _summary(tallies: list[pl.DataFrame]) -> dict[str, dict[str, float]]:
     }
 
 
-def read_tokens(splits: Sequence[Sequence[Path]]) -> list[TokenizedReviews]:
-    """Read what :func:`write_tokens` has written; beside the tokens themselves, a few pages at a time are in memory.
+def read_tokens(splits: Sequence[Sequence[Path]], scratch: Path) -> list[TokenizedReviews]:
+    """Read what :func:`write_tokens` has written. The tokens are in a file, which the system reads when they are.
+
+    It has no name, and is gone when nothing refers to the tokens any more, or the process ends.
 
     Args:
         splits: the files of each split.
+        scratch: folder on a disk with room for four bytes a token.
 
     Returns:
         the reviews of each split, in their order. All their tokens lie in one tensor.
+
+    Raises:
+        StoreError: they cannot be written there.
     """
-    values = torch.empty(sum(_most_tokens(path) for paths in splits for path in paths), dtype=torch.int32)
-    end = 0
-    found = []
-    for paths in splits:
-        lengths, labels = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        start = end
-        for batch in _batches(paths):
-            ids, label = batch.column("ids"), batch.column("label")
-            tokens = ids.flatten()
-            values.numpy()[end : end + len(tokens)] = tokens
-            end += len(tokens)
-            lengths.append(ids.value_lengths().to_numpy())
-            labels.append(label.cast(pa.float32()).fill_null(math.nan).to_numpy())
-        counts = torch.from_numpy(np.concatenate(lengths, dtype=np.int64))
-        starts = start + counts.cumsum(0) - counts
-        found.append(TokenizedReviews(values, starts, counts, torch.from_numpy(np.concatenate(labels))))
-    return found
+    rows = []
+    with tempfile.TemporaryFile(dir=scratch, buffering=0) as file:
+        for paths in splits:
+            lengths, labels = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+            start = file.tell() // _TOKEN_BYTES
+            for batch in _batches(paths):
+                ids, label = batch.column("ids"), batch.column("label")
+                _write(file, ids.flatten().to_numpy().tobytes(), scratch)
+                lengths.append(ids.value_lengths().to_numpy())
+                labels.append(label.cast(pa.float32()).fill_null(math.nan).to_numpy())
+            counts = torch.from_numpy(np.concatenate(lengths, dtype=np.int64))
+            rows.append((start + counts.cumsum(0) - counts, counts, torch.from_numpy(np.concatenate(labels))))
+        values = torch.empty(0, dtype=torch.int32)
+        if file.tell():
+            values = torch.from_numpy(np.memmap(file, np.int32, "r+"))
+    return [TokenizedReviews(values, *of_split) for of_split in rows]
 
 
-def _most_tokens(path: Path) -> int:
-    """Return how many tokens a file has at most: reviews without any are counted too."""
-    metadata = pq.read_metadata(path)
-    columns = (
-        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
-    )
-    return sum(column.num_values for column in columns if column.path_in_schema.startswith("ids."))
+def _write(file: FileIO, tokens: bytes, scratch: Path) -> None:
+    left = memoryview(tokens)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise store_error(str(scratch), error) from error
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[pa.RecordBatch]:

@@ -29,7 +29,7 @@ from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.fitting import FittedModel, PhaseObserver, fit_model
 from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
 
-TRAIN = Stage("train", 11)
+TRAIN = Stage("train", 12)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
@@ -99,10 +99,12 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
     splits = ["train", "validation"]
     if job.train.distillation or job.train.pretraining_tokens:
         splits.append("unlabelled")
+    job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with tokens.local_folder() as folder:
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         reviews, validation, *unlabelled = read_tokens(
-            [[folder / PurePosixPath(file).name for file in tokens.files(split)] for split in splits]
+            [[folder / PurePosixPath(file).name for file in tokens.files(split)] for split in splits],
+            scratch=job.checkpoint.parent,
         )
     fitted = fit_model(
         reviews,
