@@ -86,7 +86,7 @@ def score(run: ScoringRun) -> ScoringSummary:
     with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
         seconds = _score(job, work, settings.device, model, shadow)
         work.finish(run_id)
-        figures = count(work, model.version)
+        figures = count(work)
         exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
         csv, to_label = export(table.objects, run_id, exported, run, mapping_of(run.files).columns.text)
         summary = summarise(
