@@ -112,7 +112,7 @@ def test_what_may_change_without_a_trace_is_not_remembered(folder: Path, tmp_pat
     assert read[3:] == ["0.csv", "1.csv"]
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+def test_a_file_that_changes_while_it_is_read_is_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(path: Path) -> str:

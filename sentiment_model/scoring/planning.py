@@ -29,7 +29,8 @@ class Inbox(NamedTuple):
 
     def is_one_file(self, path: str) -> bool:
         """Return whether the path names a file and not a folder: who names one file expects rows of it."""
-        return any(file.name == Path(path).name for file in self.files.values())
+        name = Path(path).name
+        return any(file.name == name for file in self.files.values())
 
 
 class Planned(NamedTuple):

@@ -70,8 +70,9 @@ class KnownHashes:
         if known := self._find(*row):
             return known
         found = location.fingerprint()
-        # Nothing is remembered that may change without a trace: within the tick of its last change.
-        if state.modified_ns < now - _TICK_NS and location.state() == state:
+        # Nothing is remembered that may change without a trace: within the tick of its last change. What changes while
+        # it is read has another state from then on.
+        if state.modified_ns < now - _TICK_NS:
             self._new.append((*row, found))
             if len(self._new) >= _BATCH:
                 self._save()
