@@ -7,7 +7,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults bench-gate bench-start lock clean
+.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults bench-gate bench-start bench-ledger lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -57,6 +57,9 @@ bench-gate: .venv/dev
 
 bench-start: .venv/dev
 	$(BIN)/python -m benchmarks.start $(ARGS)
+
+bench-ledger: .venv/dev
+	$(BIN)/python -m benchmarks.ledger $(ARGS)
 
 bench-faults: .venv/dev
 	$(BIN)/python -m benchmarks.faults $(ARGS)

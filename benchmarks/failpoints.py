@@ -39,6 +39,7 @@ _OPERATIONS = {
     "published quarantine": ("rename", "fsync folder of"),
     "staging": ("remove",),
     "manifest": ("write", "fsync", "link", "fsync folder of"),
+    "checkpoint": ("write", "fsync", "rename", "fsync folder of"),
 }
 POINTS = tuple(
     f"{moment} {operation} {what}"
@@ -55,6 +56,7 @@ _PATHS = {
     r"/_log/[^/]+/claims/": "claim",
     r"/_log/[^/]+/receipts/": "receipt",
     r"/_log/[^/]+/manifests/": "manifest",
+    r"/_log/[^/]+/checkpoints/": "checkpoint",
     r"/_staged/.*/quarantine": "quarantine",
     r"/_staged/": "scores",
     r"/scores/version=": "published scores",
@@ -133,10 +135,11 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
 def _install(armed: Armed) -> None:
     import pyarrow.parquet as pq
 
-    from sentiment_model.scoring import claims, engines
+    from sentiment_model.scoring import claims, engines, ledger
     from sentiment_model.scoring import table as score_table
     from sentiment_model.store import objects
 
+    ledger.PLANS_PER_CHECKPOINT = 1  # so that a run, which makes one plan, comes to a checkpoint
     if armed.lease_seconds is not None:
         claims.LEASE_SECONDS = armed.lease_seconds
     engines._without_main_module = nullcontext

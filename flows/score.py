@@ -46,6 +46,7 @@ from sentiment_model.scoring.table import ScoreTable
 from sentiment_model.scoring.work import Work
 from sentiment_model.settings import DeviceName, Settings
 from sentiment_model.sources.columns import mapping_of
+from sentiment_model.sources.hashes import CONTENT_HASHES, KnownHashes
 from sentiment_model.store.datasets import store_error
 from tasks.score import FetchedModel, fetch_model, plan, score_shards
 
@@ -74,7 +75,10 @@ def score(run: ScoringRun) -> ScoringSummary:
         SentimentError: the files, the configuration or a server is at fault; the message says what to do.
     """
     settings = Settings()
-    inbox = open_inbox(run)  # first: a wrong path is known at once
+    with KnownHashes(settings.scratch_dir / CONTENT_HASHES) as hashes:
+        inbox = open_inbox(run, hashes.fingerprint)  # first: a wrong path is known at once
+    if hashes.fault:
+        get_run_logger().info("Every file is read to tell whether it is new; no hashes are kept: %s", hashes.fault)
     tracker = Tracker(settings)
     model = fetch_model(tracker, run.model_uri)
     _rename(_name(run, len(inbox.files), model.version))
@@ -90,7 +94,7 @@ def score(run: ScoringRun) -> ScoringSummary:
     with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
         seconds = _score(job, work, settings.device, model, shadow)
         work.finish(run_id)
-        figures = count(work, model.version)
+        figures = count(work)
         exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
         csv, to_label = export(table.objects, run_id, exported, run, mapping_of(run.files).columns.text)
         summary = summarise(

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     )
     scratch_dir: Path = Field(
         default_factory=lambda: Path("data/store/scratch").absolute(),
-        description="Local folder for the checkpoints of unfinished trainings.",
+        description="Local folder for the checkpoints of unfinished trainings and the hashes of files to score.",
     )
     mlflow_tracking_uri: str = Field(
         default_factory=lambda: f"sqlite:///{Path('data/store/mlflow.db').absolute()}",

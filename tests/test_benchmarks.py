@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import faults, gpu, peers, plain, quality, speed, start
+from benchmarks import faults, gpu, ledger, peers, plain, quality, speed, start
 from benchmarks.data import Split, write_folds
 from benchmarks.failpoints import POINTS
 from benchmarks.isolated import ProcessFailedError, run_alone
@@ -271,3 +271,16 @@ def test_steps_on_a_gpu_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch, capsys: 
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][2:]
     assert [row[1].strip() for row in rows] == list(gpu.contestants())
     assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[3:6])
+
+
+def test_a_run_after_years_of_runs_makes_fewer_requests_than_there_are_plans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ledger.main(["--plans", "70", "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "ledger.json").read_text())
+    requests = [cost["requests"] for cost in found["runs"]]
+    since = 31 * (2 + 10)  # a plan, a manifest and ten receipts each
+    assert since < requests[0] < requests[1] < since + 150
+    assert requests[2] > 70 * 12
+    assert set(found["inbox"]) == {"the first time", "again"}
+    assert "| nothing in the inbox |" in capsys.readouterr().out

@@ -1,16 +1,20 @@
 """The log of a table of scores: checkpoints say what the log says, and save reading it."""
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from sentiment_model.errors import StoreError
 from sentiment_model.scoring import ledger as ledger_module
 from sentiment_model.scoring.ledger import Ledger
+from sentiment_model.scoring.planning import Inbox, Planned
 from sentiment_model.scoring.shards import Piece, Shard, halves
 from sentiment_model.scoring.table import Plan, PublishedFile, Receipt, ScoreTable
+from sentiment_model.scoring.work import Work
 from sentiment_model.store.objects import Objects
 
 
@@ -104,6 +108,79 @@ def test_a_checkpoint_saves_reading(table: ScoreTable, monkeypatch: pytest.Monke
         ledger.write_checkpoint()
     assert reads(lambda: said(Ledger(table), files)) <= 1 + 2 * 5 + 5 + 2
     assert sum(receipt.counts["scored"] for receipt in Ledger(table).scored(files)) == 40
+
+
+def test_plans_are_read_many_at_once(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        table.append(Plan(shards=[shard_of(f"{number}")]), number)
+    together = threading.Barrier(16, timeout=60)
+    read = ScoreTable.plan
+
+    def waiting_for_others(self: ScoreTable, number: int) -> Plan | None:
+        if 15 <= number < 31:  # after 1, 2, 4 and 8
+            together.wait()
+        return read(self, number)
+
+    monkeypatch.setattr(ScoreTable, "plan", waiting_for_others)
+    assert Ledger(table).plans == 40
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> list[str]:
+    folders: list[str] = []
+    list_all = Objects.list
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "list", lambda self, folder: folders.append(folder) or list_all(self, folder))
+        what()
+    return folders
+
+
+@pytest.mark.parametrize(("page", "lists"), [(100, True), (10, False)])
+def test_receipts_are_listed_where_that_takes_fewer_answers(
+    page: int, lists: bool, table: ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "_READERS", 10)
+    monkeypatch.setattr(ledger_module, "_PAGE", page)
+    shards = [shard_of(f"{number}") for number in range(60)]
+    table.append(Plan(shards=shards), 0)
+    for shard in shards[::2]:
+        table._decide(scored(shard))
+    folders = listed(monkeypatch, lambda: said(Ledger(table), []))
+    assert (f"{table.log}/receipts" in folders) == lists
+    assert Ledger(table).pending([f"{number}" for number in range(60)]) == shards[1::2]
+
+
+def test_only_folders_with_scores_of_a_run_are_listed(table: ScoreTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = "scores/version=1/date=2026-01-0"
+    files = [
+        PublishedFile(path=f"{folder}{day}/{day}.parquet", staged="", role="scores", rows=1, bytes=1, sha256="")
+        for day in (1, 2, 3, 4)
+    ]
+    for file in files[1:]:
+        table.objects.create(file.path, b"")
+    receipts = [Receipt(shard=file.path, files=[file]) for file in files[:3]]
+    found: set[str] = set()
+    folders = listed(monkeypatch, lambda: found.update(table.published(receipts)))
+    assert sorted(folders) == [f"{folder}{day}" for day in (1, 2, 3)]
+    assert found == {file.path for file in files[1:3]}
+    assert listed(monkeypatch, lambda: table.published([])) == []
+
+
+def test_what_has_no_file_is_not_looked_at_again_for_a_manifest(table: ScoreTable) -> None:
+    shards = [shard_of(f"{number}") for number in range(5)]
+    for number, shard in enumerate(shards):
+        table.append(Plan(shards=[shard]), number)
+        table._decide(scored(shard).model_copy(update={"files": []}))
+    ledger = Ledger(table)
+    ledger.write_manifest("run")
+    ledger.write_checkpoint()
+    (path,) = Path(table.url, table.log, "checkpoints").iterdir()
+    assert pl.read_parquet(path)["in_manifest"].to_list() == [True] * 5
+
+
+def test_a_run_without_files_leaves_a_checkpoint_too(table: ScoreTable) -> None:
+    grow(table, 7, checkpoints=False)
+    Work(Inbox({}, {}, "there are no files"), table, lambda _: Planned({}, {}, 0)).finish("run")
+    assert [path.name[:6] for path in Path(table.url, table.log, "checkpoints").iterdir()] == ["000007"]
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
@@ -276,6 +277,15 @@ def test_the_flow_scores_with_the_champion_and_reuses_what_it_did(champion: Path
 
     named: ScoringSummary = score(run_on(folder, rescore="again"))
     assert named.scored == 6
+
+
+@pytest.mark.usefixtures("champion")
+def test_the_next_run_reads_no_file_that_is_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
+    os.utime(folder / "a.csv", (1, 1))
+    assert score(run_on(folder)).scored == len(TEXTS)
+    monkeypatch.setattr("sentiment_model.sources.locations.sha256_of", lambda path: pytest.fail(f"{path} is read"))
+    assert score(run_on(folder)).reused
 
 
 @pytest.mark.usefixtures("champion")

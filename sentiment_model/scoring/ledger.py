@@ -7,9 +7,11 @@ may be done since.
 """
 
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -24,13 +26,14 @@ _SCHEMA = pl.Schema(
         "files": pl.List(pl.String()),  # keys of the files whose rows it holds
         "content": pl.String(),  # the shard as JSON; null of one of which nothing but its receipt is wanted any more
         "receipt": pl.String(),  # as JSON; null of one that is open
-        "in_manifest": pl.Boolean(),
+        "in_manifest": pl.Boolean(),  # also of one that is done and has no files for one
     }
 )
-_READERS = 16
+_READERS = 64  # an object store answers many requests in the time in which it answers one
+_PAGE = 1000  # objects that it lists in one answer
 _BATCH = 5_000
-_FEW = 200
-"""Up to so many receipts are asked for one by one; of more, those that there are are listed first."""
+
+Record = TypeVar("Record")
 
 
 class Ledger:
@@ -46,7 +49,9 @@ class Ledger:
         self._plans = self._manifests = self._plans_in_checkpoint = 0
         self._checkpoint = _write(_SCHEMA.to_frame())
         self._read_checkpoint()
-        self._planned = self._columns("files")["files"].explode().drop_nulls().unique()
+        files = self._columns("files")["files"]
+        self._in_checkpoint = len(files)
+        self._planned = files.explode().drop_nulls().unique()
         self._planned_since: set[str] = set()
         self._in_manifest_since: set[str] = set()
         # What is still to be looked at one by one: shards that are open or unusable, or came after the checkpoint.
@@ -89,16 +94,17 @@ class Ledger:
             StoreError: it is damaged, or was written by another version of this program.
         """
         # Manifests first: what they name is in the plans that there are by then.
-        while manifest := self.table.manifest(self._manifests):
+        for manifest in _from(self._manifests, self.table.manifest):
             self._manifests += 1
             self._in_manifest_since |= set(manifest.shards)
-        while plan := self.table.plan(self._plans):
+        for plan in _from(self._plans, self.table.plan):
             self._plans += 1
             self._shards |= {shard.id: shard for shard in plan.shards}
             self._planned_since |= {piece.file for shard in plan.shards for piece in shard.pieces}
         self._receipts |= {receipt.shard: receipt for receipt in receipts}
         unknown = [shard for shard in self._shards if shard not in self._receipts]
-        if len(unknown) > _FEW:
+        # One asks for each, or first lists which there are: what makes fewer answers to wait for, one after another.
+        if ceil(len(unknown) / _READERS) > ceil((self._in_checkpoint + len(self._shards)) / _PAGE):
             done = self.table.done()
             unknown = [shard for shard in unknown if shard in done]
         with ThreadPoolExecutor(_READERS) as threads:
@@ -187,8 +193,23 @@ class Ledger:
             [piece.file for piece in shard.pieces],
             None if is_settled else shard.model_dump_json(),
             receipt.model_dump_json() if receipt else None,
-            shard.id in self._in_manifest_since,
+            shard.id in self._in_manifest_since or bool(receipt and not receipt.files),
         )
+
+
+def _from(number: int, read: Callable[[int], Record | None]) -> Iterator[Record]:
+    """Yield the records of a log from a number on, up to the first that is not there.
+
+    Twice as many are asked for each time: where none is new, one is asked for, and where many are, many at once.
+    """
+    ahead = 1
+    with ThreadPoolExecutor(_READERS) as threads:
+        while True:
+            for record in threads.map(read, range(number, number + ahead)):
+                if record is None:
+                    return
+                yield record
+            number, ahead = number + ahead, min(2 * ahead, _READERS)
 
 
 def _write(frame: pl.DataFrame) -> bytes:

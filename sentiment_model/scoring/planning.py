@@ -10,6 +10,7 @@ from sentiment_model.scoring.ledger import Ledger
 from sentiment_model.scoring.shards import cut, file_key
 from sentiment_model.scoring.table import Plan
 from sentiment_model.sources.files import SourceFile, list_files
+from sentiment_model.sources.locations import Location
 from sentiment_model.store.datasets import DatasetRef, open_dataset
 
 
@@ -28,7 +29,8 @@ class Inbox(NamedTuple):
 
     def is_one_file(self, path: str) -> bool:
         """Return whether the path names a file and not a folder: who names one file expects rows of it."""
-        return any(file.name == Path(path).name for file in self.files.values())
+        name = Path(path).name
+        return any(file.name == name for file in self.files.values())
 
 
 class Planned(NamedTuple):
@@ -53,8 +55,12 @@ A file that can be read, but holds nothing that can be split, is in neither: who
 """
 
 
-def open_inbox(run: ScoringRun) -> Inbox:
+def open_inbox(run: ScoringRun, fingerprint: Callable[[Location], str]) -> Inbox:
     """Return the files that a run names.
+
+    Args:
+        run: which files.
+        fingerprint: tells what :meth:`Location.fingerprint` does.
 
     Raises:
         SourceError: there is no such path.
@@ -64,7 +70,7 @@ def open_inbox(run: ScoringRun) -> Inbox:
     try:
         for file in files_to_score(run):
             try:
-                files[file_key(file)] = file
+                files[file_key(file, fingerprint)] = file
             except FileAccessError as error:
                 unreadable[file.name] = str(error)
     except NoReviewsError as error:

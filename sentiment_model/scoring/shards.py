@@ -6,7 +6,7 @@ them), and small files are put together in the order of their names.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import FileAccessError, SourceError
 from sentiment_model.sources.files import SourceFile, read_batches
+from sentiment_model.sources.locations import Location
 from sentiment_model.sources.parquet import row_group_rows
 from sentiment_model.sources.split import read_part, read_rejects, split_rows
 from sentiment_model.store.datasets import Dataset
@@ -89,16 +90,20 @@ def halves(shard: Shard) -> tuple[Shard, Shard]:
     return _together(shard.pieces[:middle]), _together(shard.pieces[middle:])
 
 
-def file_key(file: SourceFile) -> str:
+def file_key(file: SourceFile, fingerprint: Callable[[Location], str] = Location.fingerprint) -> str:
     """Return a hash of where a file is and of what is in it, which names its rows too.
 
     It is the same whichever folder, glob or link the file is found through. So a file is scored once however it is
     reached, and equal files in two places both are.
 
+    Args:
+        file: the file.
+        fingerprint: tells what :meth:`Location.fingerprint` does.
+
     Raises:
         SourceError: the file cannot be read.
     """
-    identity = f"{file.location.identity}\n{file.location.fingerprint()}"
+    identity = f"{file.location.identity}\n{fingerprint(file.location)}"
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

@@ -91,15 +91,10 @@ class Figures(NamedTuple):
     removed: int
 
 
-def count(work: Work, version: str) -> Figures:
-    """Add up what the receipts of a run's files say.
-
-    Args:
-        work: what the run has done.
-        version: version of the model.
-    """
+def count(work: Work) -> Figures:
+    """Add up what the receipts of a run's files say."""
     to_count = {receipt.shard for receipt in work.ledger.scored(work.new)}
-    there = work.table.visible(version)
+    there = work.table.published(work.ledger.scored(work.inbox.files))
     paths: list[str] = []
     removed = 0
 

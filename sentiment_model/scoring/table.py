@@ -27,6 +27,7 @@ that must not exist yet, which local file systems (a hard link) and object store
 
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ from sentiment_model.store.datasets import sha256_of
 from sentiment_model.store.objects import Objects, new_writer
 
 _POLL_SECONDS = 0.5
+_LISTINGS = 64  # at once
 
 
 class Plan(BaseModel):
@@ -323,9 +325,13 @@ class ScoreTable:
             staged = [path for path, *_ in self.objects.list(self._staged)]
             self.objects.delete(path for path in staged if path.startswith(prefix))
 
-    def visible(self, version: str) -> set[str]:
-        """Return the paths of the scores that readers find of a model's version, of whatever key."""
-        return {path for path, *_ in self.objects.list(f"scores/version={version}")}
+    def published(self, receipts: Iterable[Receipt]) -> set[str]:
+        """Return what readers find in the folders in which the scores that receipts name should be, as paths."""
+        paths = (file.path for receipt in receipts for file in receipt.files if file.role == "scores")
+        folders = {path.rpartition("/")[0] for path in paths}
+        with ThreadPoolExecutor(_LISTINGS) as threads:
+            listed = threads.map(lambda folder: [path for path, *_ in self.objects.list(folder)], folders)
+            return {path for paths in listed for path in paths}
 
     def paths(self, receipts: Iterable[Receipt], role: str = "scores") -> list[str]:
         """Return the paths or URLs of the files with a role."""

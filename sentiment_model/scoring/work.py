@@ -81,7 +81,7 @@ class Work:
         self.table.recover()
         if self.inbox.files:
             self.ledger.write_manifest(run_id)
-            self.ledger.write_checkpoint()
+        self.ledger.write_checkpoint()
 
     @property
     def shards(self) -> int:

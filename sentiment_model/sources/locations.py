@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 _WILDCARD = re.compile(r"[*?\[]")
 _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+]*://)[^/]*@")
 _READ_AHEAD = 8 << 20
+
+
+class FileState(NamedTuple):
+    """What the file system says of a local file; who changes the file changes that.
+
+    Attributes:
+        inode: its number.
+        size: in bytes.
+        modified_ns: when its content was last changed, in nanoseconds since 1970; can be set.
+        changed_ns: when anything of it was last changed, this time too; cannot be set.
+    """
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,18 @@ class Location:
         if self.version is None:
             return os.path.realpath(self.path)
         return _CREDENTIALS.sub(r"\1", self.path)
+
+    def state(self) -> FileState | None:
+        """Return what a local file is now, without reading it; None of an object.
+
+        Raises:
+            FileAccessError: it is gone, or cannot be reached.
+        """
+        if self.version is not None:
+            return None
+        with self._readable():
+            found = Path(self.path).stat()
+        return FileState(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def fingerprint(self) -> str:
         """Return a hash of the content: SHA-256 of a local file, e-tag and size of an object.
