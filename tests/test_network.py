@@ -145,6 +145,18 @@ def test_loops_and_steps_compute_the_same(
     torch.testing.assert_close(gradients, torch.autograd.grad(stepped, tensors, weights), rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("loops", [True, False])
+def test_a_bias_is_added_to_the_logits(loops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_has_loops", lambda _: loops)
+    torch.manual_seed(10)
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((9, 3, 12), (12,))]
+    found, expected = output_gated_scan(*inputs), output_gated_scan(inputs[0] + inputs[1])
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    gradients = (torch.autograd.grad(outputs, inputs, weights) for outputs in (found, expected))
+    torch.testing.assert_close(next(gradients), next(gradients))
+
+
 def test_gates_of_qrnn_see_the_input_before_in_the_first_layer_alone() -> None:
     for depth, before in enumerate([True, False]):
         layer = layer_of("qrnn", depth)

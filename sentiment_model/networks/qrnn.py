@@ -45,7 +45,10 @@ class QRNNLayer(nn.Module):
         """Return the outputs h of every step, in the precision of the matrix product; states are at least float32."""
         if self.gates.in_features > x.shape[2]:
             x = torch.cat([x, _before(x)], dim=-1)
-        return output_gated_scan(self.gates(x))
+        if x.is_cuda:
+            return output_gated_scan(self.gates(x))
+        # The product alone: the loop adds the bias, and its gradient, at no cost.
+        return output_gated_scan(F.linear(x, self.gates.weight), self.gates.bias)
 
     def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size); window is 2."""

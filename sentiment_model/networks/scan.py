@@ -34,14 +34,17 @@ def scan(update_logits: Tensor, candidate: Tensor) -> Tensor:
     return _by_steps(torch.sigmoid(update_logits.to(dtype)), candidate.to(dtype))
 
 
-def output_gated_scan(logits: Tensor) -> Tensor:
+def output_gated_scan(logits: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return o * h for the states h of candidates tanh(c), in the precision of the logits; states are at least float32.
 
     Args:
         logits: logits of z, of o and of c, side by side, shape (time, batch, 3 * hidden_size).
+        bias: what is to be added to them first, shape (3 * hidden_size,).
     """
     if _has_loops(logits):
-        return scan_cpu.output_gated_scan(logits)
+        return scan_cpu.output_gated_scan(logits, bias)
+    if bias is not None:
+        logits = logits + bias.to(logits.dtype)
     if _HAS_TRITON:
         from sentiment_model.networks import scan_cuda
 

@@ -19,9 +19,11 @@ def scan(update_logits: Tensor, candidate: Tensor) -> Tensor:
     return _States.apply(update_logits.contiguous(), candidate.contiguous())  # type: ignore[no-any-return, no-untyped-call]
 
 
-def output_gated_scan(logits: Tensor) -> Tensor:
+def output_gated_scan(logits: Tensor, bias: Tensor | None) -> Tensor:
     """Return the outputs of every step, in the precision of the logits, as the function in `scan` does."""
-    return _Outputs.apply(logits.contiguous())  # type: ignore[no-any-return, no-untyped-call]
+    if bias is None:
+        bias = logits.new_zeros(logits.shape[2], dtype=state_dtype(logits.dtype))
+    return _Outputs.apply(logits.contiguous(), bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _States(torch.autograd.Function):
@@ -42,17 +44,18 @@ class _States(torch.autograd.Function):
 
 class _Outputs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, bias: Tensor) -> Tensor:
         time, batch, width = logits.shape
         outputs = logits.new_empty(time, batch, width // 3)
         states = torch.empty_like(outputs, dtype=state_dtype(logits.dtype))
-        run_loop(outputs_of, batch, logits, outputs, states)
-        ctx.save_for_backward(logits, states)
+        run_loop(outputs_of, batch, logits, bias, outputs, states)
+        ctx.save_for_backward(logits, bias, states)
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        logits, states = ctx.saved_tensors
-        to_logits = torch.empty_like(logits)
-        run_loop(outputs_back, logits.shape[1], logits, states, gradients[0].contiguous(), to_logits)
-        return to_logits
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        logits, bias, states = ctx.saved_tensors
+        batch = logits.shape[1]
+        to_logits, to_bias = torch.empty_like(logits), bias.new_empty(batch, len(bias))
+        run_loop(outputs_back, batch, logits, bias, states, gradients[0].contiguous(), to_logits, to_bias)
+        return to_logits, to_bias.sum(dim=0)

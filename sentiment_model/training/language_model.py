@@ -181,7 +181,12 @@ class LanguageModel(nn.Module):
         is_read = torch.arange(1, ids.shape[1], device=ids.device).unsqueeze(1) < lengths
         places = torch.full((len(self.draw_share),), -1, device=ids.device)
         places[drawn] = torch.arange(len(drawn), device=ids.device)
-        read = [(ordered[1:][is_read], states[:-1][is_read]) for ordered, states in self.encoder(ids, lengths)]
+        # By their numbers, since a selection by a mask adds up its gradient as if it might hold a state twice.
+        (read_at,) = torch.nonzero(is_read.flatten(), as_tuple=True)
+        read = [
+            (ordered[1:].flatten()[read_at], states[:-1].flatten(0, 1).index_select(0, read_at))
+            for ordered, states in self.encoder(ids, lengths)
+        ]
         # In one look-up, since its gradient is as large as the embedding.
         looked_up = [following for following, _ in read] + [drawn]
         *rights, others = self.encoder.embedding(torch.cat(looked_up)).split([len(tokens) for tokens in looked_up])
