@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from sentiment_model.scoring.delta import append_to_delta
 from sentiment_model.scoring.shards import Shard, read_piece
 from sentiment_model.scoring.table import Receipt, ScoreTable, Staging
 from sentiment_model.sources.files import SourceFile, reject, usable_text
+from sentiment_model.sources.records import read_ahead
 from sentiment_model.store.datasets import DatasetRef, open_dataset, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
@@ -130,7 +130,7 @@ def _score_rows(
     with ExitStack() as stack:
         parts: dict[tuple[Any, ...], PartWriter] = {}
         quarantine: PartWriter | None = None
-        for batch in _read_ahead(_batches(job, shard)):
+        for batch in read_ahead(_batches(job, shard)):
             labelled, rejects, counted = _label(batch, job, stamp, predictor, shadow)
             counts += counted
             if len(labelled):
@@ -153,15 +153,6 @@ def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
         split = open_dataset(job.splits[piece.file]) if piece.file in job.splits else None
         for batch in read_piece(piece, job.sources[piece.file], split, job.run.files, job.run.batch_rows):
             yield piece.file, batch
-
-
-def _read_ahead(batches: Iterator[tuple[str, Batch]]) -> Iterator[tuple[str, Batch]]:
-    """Yield the same, and read the next one while one is in use, so that the network does not wait for files."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
 
 
 def _label(

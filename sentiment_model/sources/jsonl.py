@@ -1,6 +1,7 @@
 """JSON Lines: one object a line, decoded with msgspec."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -62,34 +63,39 @@ def discover(records: Iterable[tuple[Record, int] | Fault], file: str) -> dict[s
     Raises:
         SourceError: there are more than :data:`MAX_COLUMNS` different fields.
     """
-    kinds: dict[str, set[str]] = {}
+    kinds: dict[str, set[type]] = {}
     for item in records:
         if isinstance(item, Fault):
             continue
         for name, value in item[0].items():
-            if value is not None:
-                kinds.setdefault(name, set()).add(_kind(value))
-            elif name not in kinds:
-                kinds[name] = set()
+            kind = type(value)
+            if kind is int and not -_EXACT_IN_FLOAT <= value <= _EXACT_IN_FLOAT:
+                kind = _Long if value in _INT64 else _Other
+            try:
+                kinds[name].add(kind)
+            except KeyError:
+                kinds[name] = {kind}
         if len(kinds) > MAX_COLUMNS:
             raise SourceError(f"{file} has more than {MAX_COLUMNS} different fields; are keys used as data?")
-    return {name: _TYPES.get(frozenset(found), pl.String()) for name, found in kinds.items()}
+    return {name: _TYPES.get(frozenset(found - {NoneType}), pl.String()) for name, found in kinds.items()}
 
 
-_TYPES: Mapping[frozenset[str], pl.DataType] = {
-    frozenset({"bool"}): pl.Boolean(),
-    frozenset({"int"}): pl.Int64(),
-    frozenset({"long"}): pl.Int64(),
-    frozenset({"int", "long"}): pl.Int64(),
-    frozenset({"float"}): pl.Float64(),
-    frozenset({"int", "float"}): pl.Float64(),
+class _Long(int):
+    """Stands for integers that a float cannot hold."""
+
+
+class _Other(int):
+    """Stands for integers that no column of numbers can hold."""
+
+
+_TYPES: Mapping[frozenset[type], pl.DataType] = {
+    frozenset({bool}): pl.Boolean(),
+    frozenset({int}): pl.Int64(),
+    frozenset({_Long}): pl.Int64(),
+    frozenset({int, _Long}): pl.Int64(),
+    frozenset({float}): pl.Float64(),
+    frozenset({int, float}): pl.Float64(),
 }
-
-
-def _kind(value: Any) -> str:
-    if type(value) is int and abs(value) > _EXACT_IN_FLOAT:
-        return "long" if value in _INT64 else "other"
-    return type(value).__name__
 
 
 def read_jsonl(

@@ -1,6 +1,7 @@
 """Batches from a stream of parsed records."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -50,6 +51,15 @@ def gather(
             records, rows, faults, size = [], [], [], 0
     if rows or faults:
         yield batch()
+
+
+def read_ahead(batches: Iterator[R]) -> Iterator[R]:
+    """Yield the same, and read the next one while one is in use, so that who uses them does not wait for files."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def origin(file: str, rows: pl.Series | list[int]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 
 from sentiment_model.config import ScoringRun
 from sentiment_model.sources.files import SourceFile, read_batches
-from sentiment_model.sources.records import origin
+from sentiment_model.sources.records import origin, read_ahead
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
@@ -69,7 +69,7 @@ def _write_split(writer: DatasetWriter, file: SourceFile, run: ScoringRun) -> di
     with ExitStack() as stack:
         quarantine = stack.enter_context(PartWriter(writer, "quarantine", QUARANTINE_SCHEMA))
         part: PartWriter | None = None
-        for batch in read_batches(file, run.files, min(_BATCH_ROWS, run.shard_rows)):
+        for batch in read_ahead(read_batches(file, run.files, min(_BATCH_ROWS, run.shard_rows))):
             quarantine.write(batch.rejects)
             quarantined += len(batch.rejects)
             rows += len(batch.origin)
