@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sentiment_model.networks import arithmetic
 from sentiment_model.networks.lookup import look_up
 
 PADDING = 0
@@ -11,8 +12,11 @@ PADDING = 0
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_vectors_and_gradients_are_those_of_an_embedding_and_dropout(threads: int, dtype: torch.dtype) -> None:
+def test_vectors_and_gradients_are_those_of_an_embedding_and_dropout(
+    threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Padding has a vector, which gets no gradient; tokens occur often, once and never."""
+    monkeypatch.setattr(arithmetic, "_WORTH_THREADS", 0)
     torch.manual_seed(0)
     vectors = torch.randn(9, 5, requires_grad=True)
     ids = torch.randint(0, 8, (2, 11, 3))

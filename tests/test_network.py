@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import Cell, ModelConfig, Pooling
+from sentiment_model.networks import arithmetic
 from sentiment_model.networks import scan as module
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.network import (
@@ -87,8 +88,9 @@ def layer_of(cell: Cell, depth: int) -> nn.Module:
 
 
 @pytest.fixture(params=[1, 2, 7])
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+def _threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, some that share the five sequences out unequally, and more than there are sequences."""
+    monkeypatch.setattr(arithmetic, "_WORTH_THREADS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield

@@ -30,6 +30,7 @@ _E0, _E1, _E2, _E3, _E4, _E5 = (
 )
 _BIAS, _FRACTION_BITS = np.int32(127), np.int32(23)
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)
+_WORTH_THREADS = 1 << 21  # numbers
 _LOWER_BITS, _BELOW_HALF, _LAST_BIT = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
 
 
@@ -41,7 +42,9 @@ def as_array(tensor: Tensor) -> Numbers:
 
 
 def run_loop(loop: Callable[..., None], rows: int, *arguments: object) -> None:
-    """Run a loop whose last arguments are the first row and the one after the last; each thread has its share of them.
+    """Run a loop whose last arguments are the first row and the one after the last.
+
+    Each thread has its share of the rows, unless there is so little to do that starting threads would take longer.
 
     Args:
         loop: the loop.
@@ -49,7 +52,10 @@ def run_loop(loop: Callable[..., None], rows: int, *arguments: object) -> None:
         arguments: the others; tensors are passed as :func:`as_array` has them.
     """
     given = [as_array(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
-    share_out(lambda first, end: loop(*given, first, end), rows)
+    if max(argument.numel() for argument in arguments if isinstance(argument, Tensor)) < _WORTH_THREADS:
+        loop(*given, 0, rows)
+    else:
+        share_out(lambda first, end: loop(*given, first, end), rows)
 
 
 def read(number: Any) -> Any:
