@@ -17,7 +17,7 @@ from sentiment_model.config import FileFormat, ReviewFiles
 from sentiment_model.errors import NoReviewsError, SourceError
 from sentiment_model.sources.columns import mapping_of, text_column
 from sentiment_model.sources.delimited import read_delimited
-from sentiment_model.sources.jsonl import discover, read_jsonl, read_records
+from sentiment_model.sources.jsonl import discover, guess, read_jsonl, read_records
 from sentiment_model.sources.lines import Compression, read_chunks, split_lines
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.parquet import read_parquet
@@ -103,6 +103,7 @@ def read_batches(
     *,
     row_groups: tuple[int, int] | None = None,
     first_row: int = 1,
+    guess_types: bool = False,
 ) -> Iterator[Batch]:
     """Yield the records of one file, in order, in bounded memory.
 
@@ -117,8 +118,10 @@ def read_batches(
         only: columns to read; JSON Lines then give strings in one pass. None reads all.
         row_groups: the first row group of a Parquet file to read, and the one after the last; None reads all.
         first_row: number of the first of these rows.
+        guess_types: whether JSON Lines are read without that first pass, as the first records let guess.
 
     Raises:
+        WrongGuessError: the guess was wrong.
         SourceError: the file, or its header, cannot be read at all, or Parquet that is packed unpacks to far too much.
     """
     if file.format == "parquet":
@@ -130,11 +133,13 @@ def read_batches(
     if file.format == "jsonl":
         text = mapping_of(config).columns.text
         schema = None
-        if only is None:
+        if only is None and not guess_types:
             with file.location.open() as content:
                 schema = discover(read_records(_lines(file, content, limit), text), file.name)
         with file.location.open() as content:
             records = read_records(_lines(file, content, limit), text)
+            if only is None and guess_types:
+                schema, records = guess(records, file.name)
             yield from read_jsonl(file.name, records, schema, batch_rows, only)
     else:
         with file.location.open() as content:

@@ -12,6 +12,7 @@ from sentiment_model.sources.records import gather
 from sentiment_model.text.reviews import Batch, Fault
 
 MAX_COLUMNS = 1000
+_SOME_RECORDS, _SOME_BYTES = 1000, 4 << 20
 _EXACT_IN_FLOAT = 2**53
 _INT64 = range(-(2**63), 2**63)
 
@@ -64,6 +65,54 @@ def discover(records: Iterable[tuple[Record, int] | Fault], file: str) -> dict[s
         SourceError: there are more than :data:`MAX_COLUMNS` different fields.
     """
     kinds: dict[str, set[type]] = {}
+    _note(kinds, records, file)
+    return _types(kinds)
+
+
+def guess(
+    records: Iterator[tuple[Record, int] | Fault], file: str
+) -> tuple[dict[str, pl.DataType], Iterator[tuple[Record, int] | Fault]]:
+    """Return what :func:`discover` finds in the first records, and all records as far as they are of these types.
+
+    Raises:
+        SourceError: as above; from the records too.
+        WrongGuessError: from the records, before one that has another field or needs another type.
+    """
+    kinds: dict[str, set[type]] = {}
+    first = _some(records)
+    _note(kinds, first, file)
+    types = _types(kinds)
+
+    def checked() -> Iterator[tuple[Record, int] | Fault]:
+        some = first
+        while some:
+            yield from some
+            some = _some(records)
+            _note(kinds, some, file)
+            if _types(kinds) != types:
+                raise WrongGuessError
+
+    return types, checked()
+
+
+class WrongGuessError(Exception):
+    """The types of the first records are not those of the whole file."""
+
+
+def _some(records: Iterator[tuple[Record, int] | Fault]) -> list[tuple[Record, int] | Fault]:
+    """Take the next records, in bounded memory; none at the end."""
+    some: list[tuple[Record, int] | Fault] = []
+    size = 0
+    for item in records:
+        some.append(item)
+        size += len(item.raw) if isinstance(item, Fault) else item[1]
+        if len(some) == _SOME_RECORDS or size >= _SOME_BYTES:
+            break
+    return some
+
+
+def _note(kinds: dict[str, set[type]], records: Iterable[tuple[Record, int] | Fault], file: str) -> None:
+    """Add the types that fields have in some records to those found so far."""
     for item in records:
         if isinstance(item, Fault):
             continue
@@ -77,6 +126,9 @@ def discover(records: Iterable[tuple[Record, int] | Fault], file: str) -> dict[s
                 kinds[name] = {kind}
         if len(kinds) > MAX_COLUMNS:
             raise SourceError(f"{file} has more than {MAX_COLUMNS} different fields; are keys used as data?")
+
+
+def _types(kinds: Mapping[str, set[type]]) -> dict[str, pl.DataType]:
     return {name: _TYPES.get(frozenset(found - {NoneType}), pl.String()) for name, found in kinds.items()}
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from sentiment_model.config import ScoringRun
 from sentiment_model.sources.files import SourceFile, read_batches
+from sentiment_model.sources.jsonl import WrongGuessError
 from sentiment_model.sources.records import origin, read_ahead
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
@@ -65,11 +66,24 @@ def _write_split(writer: DatasetWriter, file: SourceFile, run: ScoringRun) -> di
     Raises:
         SourceError: the file cannot be read, or changed meanwhile.
     """
+    try:
+        counts = _copy(writer, file, run, guess_types=True)
+    except WrongGuessError:
+        for name in writer.roles:
+            (writer.folder / name).unlink(missing_ok=True)
+        writer.roles.clear()
+        counts = _copy(writer, file, run, guess_types=False)
+    file.location.check_unchanged()
+    return counts
+
+
+def _copy(writer: DatasetWriter, file: SourceFile, run: ScoringRun, *, guess_types: bool) -> dict[str, int]:
     rows = quarantined = 0
+    batch_rows = min(_BATCH_ROWS, run.shard_rows)
     with ExitStack() as stack:
         quarantine = stack.enter_context(PartWriter(writer, "quarantine", QUARANTINE_SCHEMA))
         part: PartWriter | None = None
-        for batch in read_ahead(read_batches(file, run.files, min(_BATCH_ROWS, run.shard_rows))):
+        for batch in read_ahead(read_batches(file, run.files, batch_rows, guess_types=guess_types)):
             quarantine.write(batch.rejects)
             quarantined += len(batch.rejects)
             rows += len(batch.origin)
@@ -79,7 +93,6 @@ def _write_split(writer: DatasetWriter, file: SourceFile, run: ScoringRun) -> di
             part.write(table)
         if part is None:
             stack.enter_context(PartWriter(writer, "part", pl.Schema({ROW: pl.Int64()})))
-    file.location.check_unchanged()
     return {"rows": rows, "quarantined": quarantined}
 
 
