@@ -241,7 +241,8 @@ class ModelConfig(ProfileSection):
         ge=0,
         le=5,
         title="N-grams",
-        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out.",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out; where tokens "
+        "are characters, 5 is better than 3.",
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
