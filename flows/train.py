@@ -83,7 +83,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, start, run.model, config, tracker, log.run_id)
-    peer = baseline(cleaned)
+    peer = baseline(cleaned, open_dataset(tokens).counts["unit"])
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))
         evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate, tracker.run_url(log.run_id))

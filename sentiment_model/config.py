@@ -191,6 +191,12 @@ class ProfileSection(Config):
 class TokenizeConfig(ProfileSection):
     """How text becomes token ids."""
 
+    unit: Literal["auto", "word", "character"] = Field(
+        "auto",
+        description="What a token is: a `word`; or a `character` in scripts without spaces or with endings glued to "
+        "words (Chinese, Japanese, Korean, Thai and the like), and a word in others; `auto` goes by the scripts of the "
+        "reviews to learn from.",
+    )
     max_vocabulary: int = Field(
         30_000,
         ge=10,
@@ -235,7 +241,8 @@ class ModelConfig(ProfileSection):
         ge=0,
         le=5,
         title="N-grams",
-        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out.",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out; where tokens "
+        "are characters, 5 is better than 3.",
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")

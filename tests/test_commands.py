@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+from languages import write_korean
 from mlflow import MlflowClient
 from test_documents import DOCUMENTS, name_of
 from tiny import tiny_bundle, tiny_reviews
@@ -79,6 +80,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("reviews", "inbox"):
         (tmp_path / folder).mkdir()
         reviews.write_csv(tmp_path / folder / "reviews.csv")
+    write_korean(tmp_path / "korean.parquet")
     (tmp_path / "dump.jsonl.gz").write_bytes(gzip.compress(reviews.write_ndjson().encode()))
     in_may = datetime(2026, 5, 10, tzinfo=UTC).timestamp()
     os.utime(tmp_path / "inbox" / "reviews.csv", (in_may, in_may))

@@ -18,6 +18,7 @@ from sentiment_model.evaluation.gate import decide
 from sentiment_model.evaluation.slices import slice_names
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.store.lineage import StageRecord, lineage, training_command
+from sentiment_model.text.tokens import Unit
 
 CONFIG = EvaluateConfig(bootstrap_samples=100, mistakes=3)
 
@@ -268,8 +269,8 @@ def cleaned(words: list[str]) -> pl.LazyFrame:
     )
 
 
-def materialise(folder: Path, reviews: pl.LazyFrame) -> Dataset:
-    return Store(str(folder)).materialise(BASELINE, {}, {}, lambda writer: write_baseline(writer, reviews))[0]
+def materialise(folder: Path, reviews: pl.LazyFrame, unit: Unit = "word") -> Dataset:
+    return Store(str(folder)).materialise(BASELINE, {}, {}, lambda writer: write_baseline(writer, reviews, unit))[0]
 
 
 def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +285,17 @@ def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkey
     )
     assert joined.height == dataset.scan().collect().height == 40
     assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+
+
+def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Path) -> None:
+    """In a language without spaces every review is a word of its own."""
+    reviews = cleaned([f"第{chr(0x4E00 + i)}部很{'好看' if i % 2 else '难看'}" for i in range(120)])
+    dataset = materialise(tmp_path, reviews, "character")
+    joined = reviews.join(dataset.scan(), on="text_hash").collect()
+    assert joined.height == 40
+    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+    with pytest.raises(QualityError, match="no word is in two"):
+        materialise(tmp_path / "words", reviews, "word")
 
 
 def test_a_large_training_set_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

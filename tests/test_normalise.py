@@ -37,6 +37,14 @@ UNICODE += [
     "\ufe0f",
     "\uffff",
     "\ue000",
+    "\ue14b",
+    "ㅋ",
+    "ㅠ",
+    "ㄳ",
+    "\uffb1",
+    "\u1100",
+    "\u1161",
+    "가",
     "\U000e0041",
     "`",
     "'",
@@ -80,6 +88,31 @@ def normalised(*texts: str | None) -> list[str | None]:
     ],
 )
 def test_what_goes_and_what_stays(text: str | None, expected: str | None) -> None:
+    assert normalised(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # Korean letters outside syllables, of full and of half width; the parts of syllables that other systems write.
+        ("재밌다ㅋㅋㅋㅠㅠ ㅋㅠ ㄱㅏ 하ㄳ", "재밌다ㅋㅋㅋㅠㅠ ㅋㅠ ㄱㅏ 하ㄳ"),
+        ("\uffbb\uffbb\uffda\u3164\uffa0 배우ㆍ감독", "ㅋㅋㅡ 배우ㆍ감독"),
+        ("\u1112\u1161\u11ab국", "한국"),
+        # Kana of half width, letters and digits of full width, what Japanese and Chinese compress into a character.
+        ("ｽｰﾊﾟｰ ｶﾞｯﾂﾘ ＡＢＣ１２！？ ㍿", "スーパー ガッツリ ABC12!? 株式会社"),
+        ("が か\u3099 々〆ー", "が が 々〆ー"),
+        ("很好看，真的。“不错”", '很好看,真的。"不错"'),
+        # Marks stay on their letters. A vowel that Unicode calls composed comes apart in the same way everywhere.
+        ("ดีที่สุด ๑๐", "ดีที่สุด ๑๐"),
+        ("น\u0e49ำ", "น\u0e49\u0e4dา"),
+        ("हिन्दी বাংলা தமிழ்", "हिन्दी বাংলা தமிழ்"),
+        ("العربيّة עִבְרִית ﻻ", "العربيّة עִבְרִית لا"),
+        # Joiners say how letters are drawn, and go.
+        ("क्\u200dष می\u200cخواهم ශ්\u200dරී", "क्ष میخواهم ශ්රී"),
+        ("👩\u200d👩\u200d👧 👍🏽 ❤\ufe0f\u200d🔥 🇰🇷", "👩👩👧 👍🏽 ❤🔥 🇰🇷"),
+    ],
+)
+def test_what_carries_meaning_in_other_scripts(text: str, expected: str) -> None:
     assert normalised(text) == [expected]
 
 

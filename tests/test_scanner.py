@@ -2,6 +2,7 @@
 
 import random
 import sys
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from sentiment_model.text.alphabet import RAW
 from sentiment_model.text.normalise import normalise
 from sentiment_model.text.scanner import Scanner
 from sentiment_model.text.tokenize import encode
+from sentiment_model.text.tokens import Unit
 from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary
 
 PIECES = [
@@ -30,15 +32,26 @@ PIECES = [
     "Ω", "ñ", "Ñ", "\u0301", "\u0345", "한국", "ㅋㅋㅋ", "ㅠ", "\u1112\u1161\u11ab", "ｶﾞ", "カ", "が",
     "漢字", "ภาษา", "हिन्दी", "עברית", "العربية", "👍", "👍🏽", "👩\u200d👩", "🇩🇪", "𝒳", "\U00020000",
     "\ue000", "\ud7ff", "\U000e0001", "１２", "Ａ", "٣", "ª", "º",
-    "ㄱㅏ", "ﾡￂ", "＜b＞", "﹤b﹥", "＆amp;", "﹠lt;", "＜script>", "_", "-", "--", "!", "?!", "10/10",
+    "ㄱㅏ", "ㅋㅠ", "하ㄳ", "ﾡￂ", "スーパー", "น้ำ", "๑๒", "가'나", "ဗမာ", "བོད་", "e\u0331",
+    "＜b＞", "﹤b﹥", "＆amp;", "﹠lt;", "＜script>", "_", "-", "--", "!", "?!", "10/10",
     "$5", "#1", "@you", "http://x.y/?a=1&b=2",
 ]  # fmt: skip
-VOCABULARY = Vocabulary.fit(
-    pl.LazyFrame({"text": PIECES}).select(normalise(pl.col("text"))), TokenizeConfig(min_count=1)
-)
 
 
-def check(texts: list[str], max_tokens: int = 12, vocabulary: Vocabulary = VOCABULARY) -> None:
+def fit(texts: list[str], unit: Unit) -> Vocabulary:
+    config = TokenizeConfig(unit=unit, min_count=1, max_vocabulary=50_000)
+    return Vocabulary.fit(pl.LazyFrame({"text": texts}).select(normalise(pl.col("text"))), config)
+
+
+VOCABULARY, CHARACTERS = fit(PIECES, "word"), fit(PIECES, "character")
+
+
+def check(texts: list[str], max_tokens: int = 12) -> None:
+    for vocabulary in (VOCABULARY, CHARACTERS):
+        check_with(vocabulary, texts, max_tokens)
+
+
+def check_with(vocabulary: Vocabulary, texts: list[str], max_tokens: int = 12) -> None:
     raw = pl.Series("text", texts, dtype=pl.String)
     read = Scanner(vocabulary, max_tokens).read(raw)
     expected = encode(raw.to_frame().select(normalise(pl.col("text"))), vocabulary, max_tokens)
@@ -64,15 +77,12 @@ def test_whatever_is_written_is_read_as_training_reads_it(texts: list[str]) -> N
     check(texts)
 
 
-def test_every_character_alone_and_beside_others() -> None:
+@pytest.mark.parametrize("unit", get_args(Unit))
+def test_every_character_alone_and_beside_others(unit: Unit) -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
-    for form in ("{}", "x{}y {}1 a'{} {}'s"):
+    for form in ("{}", "x{}y {}1 a'{} {}'s", "국{}ก{}' {}\u0e35"):
         texts = [form.replace("{}", one) for one in characters]
-        vocabulary = Vocabulary.fit(
-            pl.LazyFrame({"text": texts[:0x3000]}).select(normalise(pl.col("text"))),
-            TokenizeConfig(min_count=1, max_vocabulary=50_000),
-        )
-        check(texts, vocabulary=vocabulary)
+        check_with(fit(texts[:0x3200], unit), texts)
 
 
 def test_pairs_of_characters() -> None:
@@ -123,6 +133,14 @@ def test_texts_are_read_in_their_order_whoever_reads_them() -> None:
 
 def test_nearly_all_of_what_people_write_is_read_in_one_pass() -> None:
     texts = pl.read_csv(imdb_file().location.path)["text"].gather_every(10)
-    check(texts.to_list(), 1000)
+    check_with(VOCABULARY, texts.to_list(), 1000)
     _, unread = Scanner(VOCABULARY, 1000)._scan(texts, np.arange(len(texts)), RAW)
     assert len(unread) < 0.05 * len(texts)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, CHARACTERS], ids=["word", "character"])
+def test_so_is_what_they_write_in_korean_and_chinese(vocabulary: Vocabulary) -> None:
+    texts = pl.Series(["정말 재밌어요ㅋㅋㅋ 또 볼래요ㅠㅠ", "这部电影真好看，我看了三遍！", "最高でした。スーパー！"])
+    check(texts.to_list())
+    _, unread = Scanner(vocabulary, 1000)._scan(texts, np.arange(len(texts)), RAW)
+    assert not len(unread)

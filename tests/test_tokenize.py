@@ -16,6 +16,7 @@ from sentiment_model.store.datasets import DatasetWriter
 from sentiment_model.text.normalise import normalise
 from sentiment_model.text.sides import SPLITS
 from sentiment_model.text.tokenize import TOKEN_SCHEMA, encode, read_tokens, write_tokens
+from sentiment_model.text.tokens import tokens_of
 from sentiment_model.text.vocabulary import Vocabulary
 
 NASTY = [
@@ -40,10 +41,8 @@ def vocabulary() -> Vocabulary:
 
 def reference(text: str, vocabulary: Vocabulary, max_tokens: int) -> tuple[list[int], int, int]:
     """The same in plain Python, a text at a time; the tokens are polars' own."""
-    from sentiment_model.text.vocabulary import tokens_of
-
     ids = dict(vocabulary.table.select("token", "id").iter_rows())
-    tokens = pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"))).item().to_list()
+    tokens = pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"), vocabulary.unit)).item().to_list()
     all_ids = [ids.get(token, 1) for token in tokens]
     tail = max_tokens // 2
     kept = all_ids if len(all_ids) <= max_tokens else all_ids[: max_tokens - tail] + all_ids[-tail:]
@@ -116,10 +115,21 @@ def test_every_split_is_written_in_order_with_its_counts(tmp_path: Path) -> None
         assert part(writer, split)["review_id"].to_list() == list(ids)
     assert counts == {
         "vocabulary": 5,
+        "unit": "word",
         "train": {"reviews": 4, "tokens": 18, "unknown_share": 0.0, "cut_share": 0.5},
         "validation": {"reviews": 2, "tokens": 4, "unknown_share": 0.5, "cut_share": 0.0},
         "test": {"reviews": 2, "tokens": 2, "unknown_share": 0.0, "cut_share": 0.0},
     }
+
+
+def test_unlabelled_reviews_have_a_say_in_the_unit_and_those_held_out_have_none(tmp_path: Path) -> None:
+    korean, english = "정말 재미있는 영화였다", "good film"
+    texts = {"train": english, "validation": korean, "test": korean}
+    _, counts = written(tmp_path / "a", cleaned(list(texts.values()), list(texts)), TokenizeConfig(min_count=1))
+    assert counts["unit"] == "word"
+    texts["unlabelled"] = korean
+    _, counts = written(tmp_path / "b", cleaned(list(texts.values()), list(texts)), TokenizeConfig(min_count=1))
+    assert (counts["unit"], counts["vocabulary"]) == ("character", 2 + 2 + 10)
 
 
 def test_where_tokens_cannot_be_kept_is_said(tmp_path: Path) -> None:

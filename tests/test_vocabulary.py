@@ -1,14 +1,17 @@
 """The vocabulary: which tokens, in which order, and that a damaged file is refused."""
 
+import hashlib
 import random
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.text.vocabulary import Vocabulary, tokens_of
+from sentiment_model.text.tokens import Unit, choose_unit, tokens_of
+from sentiment_model.text.vocabulary import Vocabulary
 
 CONFIG = TokenizeConfig(max_vocabulary=10, min_count=2)
 
@@ -28,7 +31,47 @@ def fit(texts: list[str], config: TokenizeConfig = CONFIG) -> Vocabulary:
     ],
 )
 def test_tokens(text: str, tokens: list[str]) -> None:
-    assert pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"))).item().to_list() == tokens
+    assert split(text, "word") == tokens
+    assert split(text, "character") == tokens  # where no script makes a difference
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "characters"),
+    [
+        ("재밌어요ㅋㅋ! CGI도 10점", "재밌어요ㅋㅋ ! cgi도 10점", "재 밌 어 요 ㅋ ㅋ ! cgi 도 10 점"),
+        ("这部电影很好看,我给10分", "这部电影很好看 , 我给10分", "这 部 电 影 很 好 看 , 我 给 10 分"),
+        ("人々はスーパー最高", "人々はスーパー最高", "人 々 は ス ー パ ー 最 高"),
+        ("ดีที่สุด ๑๐/๑๐", "ดีที่สุด ๑๐ / ๑๐", "ดี ที่ สุ ด ๑๐ / ๑๐"),
+        ("ດີຫຼາຍ ល្អ ကောင်း", "ດີຫຼາຍ ល្អ ကောင်း", "ດີ ຫຼ າ ຍ ល្ អ ကော င်း"),
+        ("བོད་ཡིག", "བོད ་ ཡིག", "བོ ད ་ ཡི ག"),
+        ("हिन्दी العربية Ünï", "हिन्दी العربية ünï", "हिन्दी العربية ünï"),
+        ("e\u0301x'ก ก'x", "e\u0301x'ก ก'x", "e\u0301x ' ก ก ' x"),
+    ],
+)
+def test_tokens_of_scripts_without_spaces(text: str, words: str, characters: str) -> None:
+    assert split(text, "word") == words.split()
+    assert split(text, "character") == characters.split()
+
+
+def split(text: str, unit: Unit) -> list[str]:
+    tokens: list[str] = pl.DataFrame({"text": [text]}).select(tokens_of(pl.col("text"), unit)).item().to_list()
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("texts", "unit"),
+    [
+        (["I like it", "Très bien", "очень хорошо", "बहुत अच्छी", "ممتاز"], "word"),
+        (["Like 七人の侍, but longer and in English, which is why nobody here has seen it yet"] * 9, "word"),
+        (["정말 재미있는 영화"], "character"),
+        (["真的很好看", "a film that nobody has seen"], "character"),
+        (["หนังดีมาก"], "character"),
+        (["10/10 !!!", ""], "word"),
+        ([], "word"),
+    ],
+)
+def test_the_scripts_of_the_reviews_choose_the_unit(texts: list[str], unit: Unit) -> None:
+    assert choose_unit(pl.LazyFrame({"text": texts}, schema={"text": pl.String})) == unit
 
 
 def test_most_frequent_first_and_ties_by_code_point_whatever_the_order_of_the_reviews() -> None:
@@ -56,6 +99,28 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert loaded.table.equals(vocabulary.table)
     assert loaded.digest == vocabulary.digest
     assert loaded.digest != fit(["good film good film bad bad"]).digest
+
+
+def test_the_unit_is_part_of_the_vocabulary(tmp_path: Path) -> None:
+    words, characters = (fit(["재미 있다"], TokenizeConfig(unit=unit, min_count=1)) for unit in get_args(Unit))
+    characters.save(tmp_path / "v.parquet")
+    loaded = Vocabulary.load(tmp_path / "v.parquet")
+    assert (loaded.unit, loaded.digest) == ("character", characters.digest)
+    assert fit(["재미 있다"], TokenizeConfig(min_count=1)).digest == characters.digest  # which `auto` chooses
+    # Of the same tokens, too.
+    assert Vocabulary(characters.table, "word").digest != characters.digest
+    assert words.digest == hashlib.sha256("<pad>\n<unk>\n있다\n재미".encode()).hexdigest()  # as before there were units
+
+
+def test_a_file_from_before_there_were_units_is_of_words(tmp_path: Path) -> None:
+    fit(["good film good film"]).table.write_parquet(tmp_path / "v.parquet")
+    assert Vocabulary.load(tmp_path / "v.parquet").unit == "word"
+
+
+def test_a_unit_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    fit(["good film good film"]).table.write_parquet(tmp_path / "v.parquet", metadata={"sentiment.unit": "piece"})
+    with pytest.raises(ModelError, match=r"does not know \(piece\)"):
+        Vocabulary.load(tmp_path / "v.parquet")
 
 
 @pytest.mark.parametrize(

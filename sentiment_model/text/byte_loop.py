@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
-from sentiment_model.text.alphabet import AMPERSAND, APOSTROPHE, OTHER, SPACE, TAG, UNREADABLE, WORD
+from sentiment_model.text.alphabet import AMPERSAND, APOSTROPHE, CHARACTER, MARK, OTHER, SPACE, TAG, UNREADABLE, WORD
 from sentiment_model.text.vocabulary import UNKNOWN_ID
 
 _OFFSET, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a, 64 bits
@@ -171,15 +171,16 @@ def scan_texts(
                 place = start
                 break
             size = _spell(folds[code], spelled, 0)
-            if kind == WORD:
+            if kind <= CHARACTER:
+                last = MARK if kind == CHARACTER else WORD
                 while place < end:
                     code, after = _decode(data, place)
                     kind = kinds[code] if code < len(kinds) else UNREADABLE
-                    if kind == APOSTROPHE and after < end:
+                    if kind == APOSTROPHE and last == WORD and after < end:
                         other, _ = _decode(data, after)
-                        if other < len(kinds) and kinds[other] == WORD:
+                        if other < len(kinds) and kinds[other] <= WORD:
                             kind = WORD
-                    if kind != WORD:
+                    if kind > last:
                         break
                     size = _spell(folds[code], spelled, size)
                     place = after

@@ -4,6 +4,7 @@ Training, evaluation and scoring all read text through :func:`normalise`.
 """
 
 import html
+import unicodedata
 from collections.abc import Callable
 
 import polars as pl
@@ -24,6 +25,17 @@ _WINDOWS_1252 = {chr(code): bytes([code]).decode("cp1252", "ignore") for code in
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
 # Zero-width, bidirectional and other marks that hide or reorder text but carry no words, and private characters.
 _INVISIBLE = r"[\p{Cf}\p{Co}\p{Default_Ignorable_Code_Point}]"
+# Korean letters that stand alone, as in ㅋㅋㅋ and ㅠㅠ. NFKC makes parts of syllables of them, which join their
+# neighbours: ㅋㅠ would be 큐. So they are hidden from it as private characters, of which none is left by then.
+_LONE_JAMO = "[\u3131-\u318e\uffa1-\uffdc]"
+_PRIVATE = 0xB000  # from a letter to the character that hides it
+_SHOWN_JAMO = {chr(code + _PRIVATE): chr(code) for code in range(0x3131, 0x318F)}
+_HIDDEN_JAMO = {letter: hidden for hidden, letter in _SHOWN_JAMO.items()} | {
+    # Those of half width are first the others.
+    chr(code): chr(int(full, 16) + _PRIVATE)
+    for code in range(0xFFA1, 0xFFDD)
+    if (full := unicodedata.decomposition(chr(code)).removeprefix("<narrow> "))
+}
 _PASSES = 8
 
 
@@ -32,7 +44,9 @@ def normalise(text: pl.Expr) -> pl.Expr:
 
     HTML entities are resolved, also those that were escaped more than once; tags become spaces; comments, scripts
     and style sheets are dropped with their content. Misread Windows-1252 punctuation is repaired, and every kind
-    of apostrophe and quote becomes the plain one, so that `don’t` and `don't` are one word. Letter case is kept.
+    of apostrophe and quote becomes the plain one, so that `don’t` and `don't` are one word. Letter case is kept, and so
+    are Korean letters outside syllables. Joiners go: of scripts that have them, letters look different then, but hardly
+    any two words become one.
 
     The function is idempotent and takes time linear in the text. Null stays null; a text may come out empty.
     """
@@ -69,11 +83,15 @@ def _unescape(texts: pl.Series) -> pl.Series:
 
 
 def _to_plain_unicode(texts: pl.Series) -> pl.Series:
-    return (
+    texts = (
         texts.str.replace_many(_WINDOWS_1252)
         .str.replace_all(_INVISIBLE, "")
         .str.replace_all("\u00b4", "'")  # NFKC would make it a space and a combining accent
-        .str.normalize("NFKC")
+    )
+    lone = texts.str.contains(_LONE_JAMO)
+    texts = _change(texts, lone, lambda rows: rows.str.replace_many(_HIDDEN_JAMO)).str.normalize("NFKC")
+    return (
+        _change(texts, lone, lambda rows: rows.str.replace_many(_SHOWN_JAMO))
         .str.replace_all("[\u2018\u2019\u02bc]", "'")
         .str.replace_all("[\u201c\u201d]", '"')
         .str.replace_all(r"\s", " ")

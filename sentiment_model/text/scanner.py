@@ -91,7 +91,7 @@ class Scanner:
             used = scan_texts(
                 data,
                 ends[start : end + 1],
-                KINDS[mode],
+                KINDS[self._vocabulary.unit][mode],
                 FOLDS[mode],
                 self._slots,
                 self._letters,

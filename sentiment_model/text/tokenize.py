@@ -19,7 +19,8 @@ from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.sides import SPLITS
-from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary, tokens_of
+from sentiment_model.text.tokens import tokens_of
+from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary
 
 TOKENIZE = Stage("tokenize", 2)
 _VOCABULARY = "vocabulary.parquet"
@@ -48,11 +49,11 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
     Args:
         writer: where to write.
         reviews: cleaned reviews.
-        config: size of the vocabulary and length of the reviews.
+        config: what tokens are, size of the vocabulary and length of the reviews.
 
     Returns:
-        counts: tokens in the vocabulary, and for each split its reviews and tokens, the share of unknown tokens
-        and the share of reviews that were cut.
+        counts: tokens in the vocabulary, their unit, and for each split its reviews and tokens, the share of unknown
+        tokens and the share of reviews that were cut.
 
     Raises:
         QualityError: no token of these reviews is frequent enough.
@@ -67,7 +68,7 @@ def write_tokens(writer: DatasetWriter, reviews: pl.LazyFrame, config: TokenizeC
             for (split,), rows in batch.partition_by("split", as_dict=True, include_key=False).items():
                 parts[split].write(rows)
             tallies.append(_tally(batch, config.max_tokens))
-    return {"vocabulary": len(vocabulary), **_summary(tallies)}
+    return {"vocabulary": len(vocabulary), "unit": vocabulary.unit, **_summary(tallies)}
 
 
 def read_vocabulary(dataset: Dataset) -> Vocabulary:
@@ -163,7 +164,9 @@ def encode(frame: Frame, vocabulary: Vocabulary, max_tokens: int, text_column: s
     """
     ids, tail = pl.col("ids"), max_tokens // 2
     return (
-        frame.with_columns(ids=tokens_of(pl.col(text_column)).list.eval(vocabulary.ids_of(pl.element())))
+        frame.with_columns(
+            ids=tokens_of(pl.col(text_column), vocabulary.unit).list.eval(vocabulary.ids_of(pl.element()))
+        )
         .with_columns(
             n_tokens=ids.list.len().cast(pl.Int32),
             n_unknown=ids.list.count_matches(UNKNOWN_ID).cast(pl.Int32),

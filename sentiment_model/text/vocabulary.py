@@ -4,24 +4,19 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast, get_args
 
 import polars as pl
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.text.tokens import Unit, choose_unit, tokens_of
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 PAD_ID, UNKNOWN_ID = 0, 1
 
-# Words, with apostrophes inside them, and any other character on its own. Rules that split off `n't`, keep emoticons or
-# join repeated marks made no measurable difference.
-_TOKEN = r"[^\W_]+(?:'[^\W_]+)*|\S"  # noqa: S105 - no secret
 _SCHEMA = pl.Schema({"token": pl.String(), "id": pl.Int32(), "count": pl.Int64()})
-
-
-def tokens_of(text: pl.Expr) -> pl.Expr:
-    """Return the tokens of normalised text, in lower case, as a list column."""
-    return text.str.to_lowercase().str.extract_all(_TOKEN)
+_UNIT = "sentiment.unit"  # in the file's metadata; a file without it is of words
 
 
 @dataclass(frozen=True)
@@ -30,9 +25,11 @@ class Vocabulary:
 
     Attributes:
         table: columns `token`, `id` (Int32) and `count` (occurrences in the training reviews).
+        unit: what the tokens are.
     """
 
     table: pl.DataFrame
+    unit: Unit
 
     @classmethod
     def fit(cls, reviews: pl.LazyFrame, config: TokenizeConfig) -> "Vocabulary":
@@ -41,8 +38,9 @@ class Vocabulary:
         Raises:
             QualityError: no token occurs often enough.
         """
+        unit = choose_unit(reviews) if config.unit == "auto" else config.unit
         counts = (
-            reviews.select(token=tokens_of(pl.col("text")).explode())
+            reviews.select(token=tokens_of(pl.col("text"), unit).explode())
             .drop_nulls()  # a text without tokens
             .group_by("token")
             .agg(count=pl.len().cast(pl.Int64))
@@ -55,7 +53,7 @@ class Vocabulary:
             raise QualityError(f"no token occurs {config.min_count} times in training; lower min_count or add reviews")
         special = pl.DataFrame({"token": [PAD, UNKNOWN], "count": [0, 0]})
         table = pl.concat([special, counts]).with_row_index("id").select(_SCHEMA.names())
-        return cls(table.cast(_SCHEMA))
+        return cls(table.cast(_SCHEMA), unit)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -66,23 +64,27 @@ class Vocabulary:
         """
         try:
             table = pl.read_parquet(path)
+            unit = pl.read_parquet_metadata(path).get(_UNIT, "word")
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ModelError(f"cannot read the vocabulary {path}; register or tokenize again") from error
         if fault := _fault(table):
             raise ModelError(f"{path} is not a vocabulary: {fault}; register or tokenize again")
-        return cls(table)
+        if unit not in get_args(Unit):
+            raise ModelError(f"the tokens of {path} are of a unit that this version does not know ({unit})")
+        return cls(table, cast("Unit", unit))
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as Parquet."""
-        self.table.write_parquet(path)
+        self.table.write_parquet(path, metadata={_UNIT: self.unit})
 
     def __len__(self) -> int:
         return self.table.height
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the tokens in the order of their ids."""
-        return hashlib.sha256("\n".join(self.table["token"]).encode()).hexdigest()
+        """SHA-256 over the tokens in the order of their ids, and over the unit where it is not the word."""
+        units = [] if self.unit == "word" else [self.unit]
+        return hashlib.sha256("\n".join([*units, *self.table["token"]]).encode()).hexdigest()
 
     def ids_of(self, tokens: pl.Expr) -> pl.Expr:
         """Return the ids (Int32) of tokens."""
