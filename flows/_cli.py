@@ -17,6 +17,8 @@ from sentiment_model.redaction import redacted
 
 Run = TypeVar("Run", bound=BaseModel)
 
+_INTERRUPTED = 130
+
 
 def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence[str] | None = None) -> int:
     """Run `flow` with the parameters that the command line describes.
@@ -27,8 +29,8 @@ def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence
         arguments: the command line without the program's name; `sys.argv[1:]` if None.
 
     Returns:
-        the exit status: 0, 1 where the run failed for a reason that the user can mend, 2 for wrong options. Reasons
-        are printed to standard error, one line each.
+        the exit status: 0, 1 where the run failed for a reason that the user can mend, 2 for wrong options, and what
+        shells have for it where it was interrupted. Reasons are printed to standard error, one line each.
     """
     try:
         run = CliApp.run(
@@ -42,6 +44,8 @@ def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence
         flow(run)
     except SentimentError as error:
         return _fail(1, str(error))
+    except KeyboardInterrupt:
+        return _fail(_INTERRUPTED, "interrupted; run it again, and what was done is not done again")
     return 0
 
 

@@ -54,7 +54,9 @@ def start_server() -> Callable[[], None]:
     os.environ["PREFECT_API_URL"] = f"http://{_HOST}:{port}/api"
     os.environ.setdefault("PREFECT_UI_URL", "")  # it has no pages to link to
     refresh_global_settings_context()
-    sys.stderr.write("Starting a temporary Prefect server; `make serve` starts one that stays\n")
+    sys.stderr.write(
+        "Starting a temporary Prefect server; PREFECT_API_URL names one that runs, such as that of `make serve`\n"
+    )
     return lambda: _wait(port, settings.server.ephemeral.startup_timeout_seconds, log)
 
 

@@ -107,3 +107,11 @@ def test_unknown_model(settings_in: Path, prefect_server: None, capsys: pytest.C
     assert run_scoring(f"--files.path={path}", "--model-uri=models:/sentiment@champion") == 1
     assert "no model is registered as sentiment" in last_error(capsys)
     assert not list((settings_in / "store").rglob("_manifest.json"))
+
+
+def test_an_interrupted_run_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def flow(_: TrainingRun) -> None:
+        raise KeyboardInterrupt
+
+    assert run_cli(TrainingRun, flow, []) == 130
+    assert capsys.readouterr().err == "error: interrupted; run it again, and what was done is not done again\n"
