@@ -39,14 +39,10 @@ class KnownHashes:
         self.fault: str | None = None
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._is_opened = False
         self._new: list[tuple[bytes, str, str]] = []
 
     def __enter__(self) -> Self:
-        with self._or_without():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
-            with self._connection:
-                self._connection.execute(_SCHEMA)
         return self
 
     def __exit__(
@@ -66,6 +62,8 @@ class KnownHashes:
         state = location.state()
         if state is None:
             return location.fingerprint()
+        if not self._is_opened:  # with the first local file: objects need none
+            self._open()
         row = os.fsencode(location.path), " ".join(map(str, state))
         if known := self._find(*row):
             return known
@@ -77,6 +75,14 @@ class KnownHashes:
             if len(self._new) >= _BATCH:
                 self._save()
         return found
+
+    def _open(self) -> None:
+        self._is_opened = True
+        with self._or_without():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS)
+            with self._connection:
+                self._connection.execute(_SCHEMA)
 
     def _find(self, path: bytes, state: str) -> str | None:
         with self._or_without():
