@@ -2,9 +2,11 @@
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -61,6 +63,7 @@ def run_flow(model: type[Run], name: str) -> int:
     Returns:
         the exit status, see :func:`run_cli`.
     """
+    _open_standard_files()
 
     def flow(run: Run) -> None:
         atexit.register(gc.freeze)  # else Python searches for garbage at the end, when all memory is given back anyway
@@ -71,6 +74,16 @@ def run_flow(model: type[Run], name: str) -> int:
         imported(run)
 
     return run_cli(model, flow)
+
+
+def _open_standard_files() -> None:
+    """Open those that who started the command has closed, or what is opened next would be taken for them."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 - to the end
 
 
 def _describe(location: list[int | str], message: str) -> str:

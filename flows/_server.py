@@ -5,6 +5,7 @@ run's process too. Here the server's process starts first, and loads its code wh
 """
 
 import atexit
+import fcntl
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
@@ -38,6 +40,7 @@ def start_server() -> Callable[[], None]:
     settings = get_current_settings()
     if settings.api.url or not settings.server.ephemeral.enabled:
         return lambda: None
+    lock = _lock(settings.home)
     # What connects before the server is ready waits in this socket's queue.
     with socket.create_server((_HOST, 0)) as listener:
         port = listener.getsockname()[1]
@@ -57,7 +60,28 @@ def start_server() -> Callable[[], None]:
     sys.stderr.write(
         "Starting a temporary Prefect server; PREFECT_API_URL names one that runs, such as that of `make serve`\n"
     )
-    return lambda: _wait(port, settings.server.ephemeral.startup_timeout_seconds, log)
+
+    def wait() -> None:
+        with lock:
+            _wait(port, settings.server.ephemeral.startup_timeout_seconds, log)
+
+    return wait
+
+
+def _lock(home: Path) -> BinaryIO:
+    """Let one server at a time start in a home: each brings the database there up to date, and two would collide.
+
+    The lock is given up where the file is closed, or with this process.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "starting.lock").open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise ServerError(
+            f"the temporary Prefect server does not start: {error}; PREFECT_HOME is its folder"
+        ) from error
+    return file
 
 
 def _wait(port: int, seconds: float, log: BinaryIO) -> None:

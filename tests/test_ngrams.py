@@ -291,3 +291,15 @@ def test_parts_that_make_no_mistake_do_not_claim_certainty() -> None:
 def test_labels_of_one_class_cannot_weigh_parts() -> None:
     with pytest.raises(QualityError, match="both classes"):
         fit_combination(np.zeros(3), np.zeros(3), np.ones(3))
+
+
+def test_a_bias_stays_bounded_where_nothing_is_uncertain() -> None:
+    """Copies of one review, one of them of the other class: Newton's step for the bias would go to infinity."""
+    generator = np.random.default_rng(5)
+    texts = [generator.integers(5, 3000, 200).tolist() for _ in range(3)]
+    copied = reviews([texts[0]] * 11 + [texts[1]] * 2 + [texts[2]] * 2, [1] * 10 + [0] * 5)
+    counts = count_ngrams(copied, 3)
+    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts), counts.reviews, 3)
+    for fitted in islice(rounds(copied, ngrams, np.array([1.0, 30.0, 100.0])), 12):
+        assert np.abs(fitted.biases).max() < 12
+        assert np.isfinite(fitted.lines).all()

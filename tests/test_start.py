@@ -135,3 +135,21 @@ def test_a_command_without_a_server(settings_in: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Finished in state Completed()" in done.stderr
     assert "View at" not in done.stderr, "the server has no pages"
+
+
+def test_two_commands_at_once_in_a_new_home(settings_in: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.tidy"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    errors = [command.communicate()[1] for command in commands]
+    assert [command.returncode for command in commands] == [0, 0], errors
+
+
+def test_a_command_whose_standard_files_are_closed(settings_in: Path, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m flows.tidy <&- >&- 2>&-', sys.executable]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PREFECT_HOME": str(tmp_path)}, check=False)
+    assert done.returncode == 0

@@ -23,6 +23,7 @@ from sentiment_model.networks.device import count_cores
 from sentiment_model.training.ascent_loop import ascend, score_reviews
 
 _SHARDS = 8
+_LEAST_CURVATURE = 1e-9
 _TOKENS_AT_ONCE = 1 << 17
 
 
@@ -132,5 +133,6 @@ def rounds(reviews: TokenizedReviews, ngrams: NGramValues, strengths: NDArray[np
                 change += changed
                 slope += slopes
             # The bias is in all reviews: ascending it as one n-gram of many would take very many rounds.
-            lines, biases = lines + change, biases + slope[0] / slope[1]
+            # Newton's step, bounded: where nearly all probabilities are 0 or 1, it would go anywhere.
+            lines, biases = lines + change, biases + np.clip(slope[0] / np.maximum(slope[1], _LEAST_CURVATURE), -1, 1)
             yield Regressions(ngrams, lines, biases)
