@@ -44,13 +44,15 @@ def in_threads(work: Callable[[int, int], Result], ends: NDArray[np.int64], at_o
         return list(threads.map(work, bounds[:-1], bounds[1:]))
 
 
-def share_out(work: Callable[[int, int], None], count: int) -> None:
-    """Let each thread do an equal share of `count` rows; `work` is as for :func:`in_threads`."""
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
+def share_out(work: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Let each of some threads do an equal share of `count` rows; `work` is as for :func:`in_threads`."""
+    shares = min(threads, count)
+    if shares <= 1:
         work(0, count)
-    else:
-        in_threads(work, np.arange(1, count + 1), -(-count // threads))
+        return
+    bounds = [count * share // shares for share in range(shares + 1)]
+    with ThreadPoolExecutor(shares) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))
 
 
 class _Cache(FunctionCache):

@@ -139,7 +139,7 @@ def test_loops_and_steps_compute_the_same(
     compiled = loop(*tensors)
     weights = torch.randn_like(compiled)
     gradients = torch.autograd.grad(compiled, tensors, weights)
-    monkeypatch.setattr(module, "_has_loops", lambda _: False)
+    monkeypatch.setattr(module, "has_loops", lambda _: False)
     stepped = loop(*tensors)
     assert compiled.dtype == stepped.dtype
     close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
@@ -149,7 +149,7 @@ def test_loops_and_steps_compute_the_same(
 
 @pytest.mark.parametrize("loops", [True, False])
 def test_a_bias_is_added_to_the_logits(loops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_has_loops", lambda _: loops)
+    monkeypatch.setattr(module, "has_loops", lambda _: loops)
     torch.manual_seed(10)
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((9, 3, 12), (12,))]
     found, expected = output_gated_scan(*inputs), output_gated_scan(inputs[0] + inputs[1])

@@ -34,6 +34,11 @@ _WORTH_THREADS = 1 << 21  # numbers
 _LOWER_BITS, _BELOW_HALF, _LAST_BIT = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
 
 
+def has_loops(tensor: Tensor) -> bool:
+    """Return whether a tensor is where compiled loops run."""
+    return tensor.device.type == "cpu"
+
+
 def as_array(tensor: Tensor) -> Numbers:
     """Return the numbers of a contiguous tensor on the CPU, without a copy; those of bfloat16 as their 16 bits."""
     tensor = tensor.detach()
@@ -55,7 +60,7 @@ def run_loop(loop: Callable[..., None], rows: int, *arguments: object) -> None:
     if max(argument.numel() for argument in arguments if isinstance(argument, Tensor)) < _WORTH_THREADS:
         loop(*given, 0, rows)
     else:
-        share_out(lambda first, end: loop(*given, first, end), rows)
+        share_out(lambda first, end: loop(*given, first, end), rows, torch.get_num_threads())
 
 
 def read(number: Any) -> Any:

@@ -6,14 +6,19 @@ batch. Reviews are grouped by length rounded up to a multiple of :data:`LENGTH_S
 new one costs a warm-up on CPU) and little padding is computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sentiment_model.compiled import in_threads
+
 LENGTH_STEP = 32
+_TOKENS_AT_ONCE = 1 << 17  # of a thread: few enough that all threads have work until the end
 
 
 @dataclass(frozen=True)
@@ -140,3 +145,24 @@ def plan_batches(lengths: Tensor, token_budget: int, shuffle_seed: int | None = 
     if generator is not None:
         batches = [batches[i] for i in generator.permutation(len(batches))]
     return batches
+
+
+def score_in_threads(
+    loop: Callable[..., None], reviews: TokenizedReviews, *arguments: object, scores: NDArray[np.float32]
+) -> None:
+    """Let a compiled loop score reviews, each thread shares of them with about as many tokens.
+
+    Args:
+        loop: is given the values, and the starts and lengths of some reviews, then the arguments, then where to write
+            the scores of these reviews.
+        reviews: the reviews.
+        arguments: of the loop.
+        scores: gets the scores, shape (reviews, ...).
+    """
+    values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
+
+    def score(start: int, end: int) -> None:
+        rows = slice(start, end)
+        loop(values, starts[rows], lengths[rows], *arguments, scores[rows])
+
+    in_threads(score, np.cumsum(lengths), _TOKENS_AT_ONCE)

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sentiment_model.compiled import in_threads
-from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.batching import TokenizedReviews, score_in_threads
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.network import Direction, SentimentModel
-from sentiment_model.networks.review_loop import POOLINGS, score_reviews
-
-_TOKENS_AT_ONCE = 1 << 17  # of a thread: few enough that all threads have work until the end
+from sentiment_model.networks.pooling_loop import POOLINGS
+from sentiment_model.networks.review_loop import score_reviews
 
 
 class FusedModel:
@@ -57,27 +55,10 @@ class FusedModel:
 
     def score(self, reviews: TokenizedReviews) -> Tensor:
         """Return the logits of the parts, as :class:`SentimentModel` does, float32, shape (reviews, 2)."""
-        values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
-        logits = np.empty((len(lengths), 2), dtype=np.float32)
-
-        def score(start: int, end: int) -> None:
-            rows = slice(start, end)
-            score_reviews(
-                values,
-                starts[rows],
-                lengths[rows],
-                self._table,
-                self._classifier,
-                self._poolings,
-                self._bias,
-                self._entries,
-                self._max_order,
-                self._counts_once,
-                self._wide_bias,
-                logits[rows],
-            )
-
-        in_threads(score, np.cumsum(lengths), _TOKENS_AT_ONCE)
+        logits = np.empty((len(reviews), 2), dtype=np.float32)
+        parameters = self._table, self._classifier, self._poolings, self._bias
+        of_ngrams = self._entries, self._max_order, self._counts_once, self._wide_bias
+        score_in_threads(score_reviews, reviews, *parameters, *of_ngrams, scores=logits)
         return torch.from_numpy(logits)
 
 

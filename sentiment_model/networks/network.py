@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig
+from sentiment_model.networks.arithmetic import has_loops
 from sentiment_model.networks.lookup import look_up
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.ngrams import NGramScore
@@ -192,7 +193,8 @@ class Encoder(nn.Module):
         if self.training and self.config.word_dropout:
             dropped = torch.rand(ids.shape, device=ids.device) < self.config.word_dropout
             ids = torch.where(dropped, UNKNOWN_ID, ids)
-        if not self.training or not self.dropout.share or ids.is_cuda or self.config.cell not in _PARALLEL_CELLS:
+        is_parallel = self.config.cell in _PARALLEL_CELLS
+        if not (self.training and self.dropout.share and is_parallel and has_loops(ids)):
             x: Tensor = self.dropout(self.embedding(ids))
             return x
         vectors = self.embedding.weight

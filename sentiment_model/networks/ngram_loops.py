@@ -50,6 +50,44 @@ def check_in(hashed: np.uint64) -> np.uint64:
 
 
 @compiled
+def find_known(
+    ids: NDArray[np.int32],
+    max_order: int,
+    entries: NDArray[np.uint64],
+    counts_once: bool,
+    review: int,
+    hashes: NDArray[np.uint64],
+    found: NDArray[np.uint64],
+    seen: NDArray[np.uint64],
+) -> int:
+    """Write what a table says of a review's n-grams that are in it, and return how many there are.
+
+    Args:
+        ids: token ids of the review.
+        max_order: tokens of the longest n-grams.
+        entries: the table, of all buckets: an n-gram's check above 32 bits of whatever it says; 0 where there is none.
+        counts_once: whether an n-gram that the review repeats counts once.
+        review: a number from 1, see :func:`is_first`.
+        hashes: room, see :func:`room_for`.
+        found: gets the 32 bits of each, as numbers of 64; as long as `hashes`.
+        seen: the memory.
+    """
+    count = hash_ngrams(ids, max_order, hashes)
+    # All are fetched before any is looked at: memory answers many questions at a time if no answer decides the next.
+    for number in range(count):
+        found[number] = entries[bucket_in(hashes[number])]
+    known = 0
+    for number in range(count):
+        entry, hashed = found[number], hashes[number]
+        if entry == 0 or entry >> np.uint64(32) != check_in(hashed):
+            continue
+        if not counts_once or is_first(hashed, review, seen):
+            found[known] = entry & np.uint64(0xFFFFFFFF)
+            known += 1
+    return known
+
+
+@compiled
 def is_first(hashed: np.uint64, review: int, seen: NDArray[np.uint64]) -> bool:
     """Return whether a review has not been asked for this n-gram before, and remember it.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sentiment_model.networks import pooling_cpu
+from sentiment_model.networks.arithmetic import has_loops
 
 
 def pool(states: Tensor, lengths: Tensor, kinds: Sequence[str]) -> Tensor:
@@ -28,7 +29,7 @@ def pool(states: Tensor, lengths: Tensor, kinds: Sequence[str]) -> Tensor:
     Returns:
         shape (batch, kinds * width).
     """
-    if states.device.type == "cpu":
+    if has_loops(states):
         return pooling_cpu.pool(states, lengths, kinds)
     return torch.cat([masked_pool(kind, states, lengths) for kind in kinds], dim=-1)
 

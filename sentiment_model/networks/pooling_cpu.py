@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 from sentiment_model.networks.arithmetic import run_loop
-from sentiment_model.networks.pooling_loop import LAST, MAX, MEAN, pool_back, pool_states
+from sentiment_model.networks.pooling_loop import POOLINGS, pool_back, pool_states
 from sentiment_model.networks.precision import state_dtype
-
-_PLACES = {"last": LAST, "max": MAX, "mean": MEAN}
 
 
 def pool(states: Tensor, lengths: Tensor, kinds: Sequence[str]) -> Tensor:
     """Return the poolings of each sequence side by side, as the function in `pooling` does."""
     pooled: Tensor = _Pool.apply(states.contiguous(), lengths, "max" in kinds)  # type: ignore[no-untyped-call]
-    return pooled[:, [_PLACES[kind] for kind in kinds]].flatten(1)
+    return pooled[:, [POOLINGS.index(kind) for kind in kinds]].flatten(1)
 
 
 class _Pool(torch.autograd.Function):

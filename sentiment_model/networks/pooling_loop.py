@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from sentiment_model.compiled import compiled
 from sentiment_model.networks.arithmetic import Numbers, read, write
 
+POOLINGS = ("last", "max", "mean")
 LAST, MAX, MEAN = range(3)
-"""Places of the poolings."""
+"""Their places."""
 
 _ZERO = np.float32(0)
 

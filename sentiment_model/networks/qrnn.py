@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sentiment_model.networks.arithmetic import has_loops
 from sentiment_model.networks.scan import output_gated_scan
 
 
@@ -45,10 +46,9 @@ class QRNNLayer(nn.Module):
         """Return the outputs h of every step, in the precision of the matrix product; states are at least float32."""
         if self.gates.in_features > x.shape[2]:
             x = torch.cat([x, _before(x)], dim=-1)
-        if x.is_cuda:
-            return output_gated_scan(self.gates(x))
-        # The product alone: the loop adds the bias, and its gradient, at no cost.
-        return output_gated_scan(F.linear(x, self.gates.weight), self.gates.bias)
+        if has_loops(x):  # which add the bias, and its gradient, at no cost
+            return output_gated_scan(F.linear(x, self.gates.weight), self.gates.bias)
+        return output_gated_scan(self.gates(x))
 
     def tabulate(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what :meth:`look_up` needs to know of each of the inputs, shape (inputs, input_size); window is 2."""

@@ -4,10 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
-from sentiment_model.networks.ngram_loops import bucket_in, check_in, hash_ngrams, is_first, room_for
-
-POOLINGS = ("last", "max", "mean")
-_LAST, _MAX, _MEAN = range(3)
+from sentiment_model.networks.ngram_loops import find_known, room_for
+from sentiment_model.networks.pooling_loop import MAX, MEAN
 
 
 @compiled
@@ -33,7 +31,7 @@ def score_reviews(
         lengths: and how many it has.
         table: what each token keeps of each unit's state, and what it adds; shape (directions, tokens, 2, units).
         classifier: weights, shape (directions, poolings, units).
-        poolings: places in :data:`POOLINGS`.
+        poolings: places in :data:`sentiment_model.networks.pooling_loop.POOLINGS`.
         bias: of the classifier.
         entries: of the n-grams' buckets: the check above the weight.
         max_order: tokens of the longest n-grams; 0 for none.
@@ -57,16 +55,19 @@ def score_reviews(
             _read(ids, direction, table[direction], state, total, top)
             for part in range(len(poolings)):
                 weights = classifier[direction, part]
-                pooled = total if poolings[part] == _MEAN else top if poolings[part] == _MAX else state
+                pooled = total if poolings[part] == MEAN else top if poolings[part] == MAX else state
                 dot = np.float32(0)
                 for unit in range(hidden):
                     dot += weights[unit] * pooled[unit]
-                logit += dot / np.float32(len(ids)) if poolings[part] == _MEAN else dot
+                logit += dot / np.float32(len(ids)) if poolings[part] == MEAN else dot
         logits[row, 0] = logit
         logits[row, 1] = 0
         if max_order:
-            score = _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, row + 1)
-            logits[row, 1] = score / np.sqrt(np.float32(len(ids))) + wide_bias
+            known = find_known(ids, max_order, entries, counts_once, row + 1, hashes, found, seen)
+            score = np.float64(0)
+            for weight in found[:known]:
+                score += np.uint32(weight).view(np.float32)
+            logits[row, 1] = np.float32(score) / np.sqrt(np.float32(len(ids))) + wide_bias
 
 
 @compiled
@@ -80,20 +81,3 @@ def _read(ids, direction, lines, state, total, top):
             state[unit] = new
             total[unit] += new
             top[unit] = new if new > top[unit] else top[unit]
-
-
-@compiled
-def _ngrams(ids, entries, max_order, counts_once, hashes, found, seen, review):
-    """Return the sum of the weights of a review's n-grams."""
-    count = hash_ngrams(ids, max_order, hashes)
-    # All are fetched before any is looked at: memory answers many questions at a time if no answer decides the next.
-    for number in range(count):
-        found[number] = entries[bucket_in(hashes[number])]
-    total = np.float64(0)
-    for number in range(count):
-        entry, hashed = found[number], hashes[number]
-        if entry == 0 or entry >> np.uint64(32) != check_in(hashed):
-            continue
-        if not counts_once or is_first(hashed, review, seen):
-            total += np.uint32(entry & np.uint64(0xFFFFFFFF)).view(np.float32)
-    return np.float32(total)

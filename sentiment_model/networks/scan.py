@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sentiment_model.networks import scan_cpu
+from sentiment_model.networks.arithmetic import has_loops
 from sentiment_model.networks.precision import state_dtype
 
 _HAS_TRITON = find_spec("triton") is not None  # comes with PyTorch for CUDA, but not on Windows
@@ -24,7 +25,7 @@ def scan(update_logits: Tensor, candidate: Tensor) -> Tensor:
         update_logits: logits of the gate z, shape (time, batch, hidden_size).
         candidate: candidates c, of the same shape.
     """
-    if _has_loops(candidate):
+    if has_loops(candidate):
         return scan_cpu.scan(update_logits, candidate)
     if _HAS_TRITON:
         from sentiment_model.networks import scan_cuda
@@ -41,7 +42,7 @@ def output_gated_scan(logits: Tensor, bias: Tensor | None = None) -> Tensor:
         logits: logits of z, of o and of c, side by side, shape (time, batch, 3 * hidden_size).
         bias: what is to be added to them first, shape (3 * hidden_size,).
     """
-    if _has_loops(logits):
+    if has_loops(logits):
         return scan_cpu.output_gated_scan(logits, bias)
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
@@ -51,10 +52,6 @@ def output_gated_scan(logits: Tensor, bias: Tensor | None = None) -> Tensor:
         return scan_cuda.output_gated_scan(logits)
     update, output, candidate = logits.to(state_dtype(logits.dtype)).chunk(3, dim=-1)
     return (torch.sigmoid(output) * _by_steps(torch.sigmoid(update), torch.tanh(candidate))).to(logits.dtype)
-
-
-def _has_loops(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
 
 
 def _by_steps(update: Tensor, candidate: Tensor) -> Tensor:

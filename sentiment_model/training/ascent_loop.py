@@ -4,31 +4,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
-from sentiment_model.networks.ngram_loops import bucket_in, check_in, hash_ngrams, is_first, room_for
-
-
-@compiled
-def _known(ids, entries, max_order, hashes, found, seen, review, places):
-    """Write the places of a review's known n-grams, each once, and return how many there are."""
-    count = hash_ngrams(ids, max_order, hashes)
-    # All are fetched before any is looked at: memory answers many questions at a time if no answer decides the next.
-    for number in range(count):
-        found[number] = entries[bucket_in(hashes[number])]
-    known = 0
-    for number in range(count):
-        entry, hashed = found[number], hashes[number]
-        if entry != 0 and entry >> np.uint64(32) == check_in(hashed) and is_first(hashed, review, seen):
-            places[known] = (entry & np.uint64(0xFFFFFFFF)) - np.uint64(1)
-            known += 1
-    return known
+from sentiment_model.networks.arithmetic import sigmoid
+from sentiment_model.networks.ngram_loops import find_known, room_for
 
 
 @compiled
 def _read(lines, places, scores):
-    """Set the scores of a review, without biases, to the sums over its n-grams; return that of the values' squares."""
+    """Set the scores of a review, without biases, to the sums over its n-grams; return that of the values' squares.
+
+    Their places are from 1, since the table of entries has 0 where there is none.
+    """
     square = np.float64(0)
     scores[:] = 0
-    for place in places:
+    for one_after in places:
+        place = one_after - np.uint64(1)
         value = lines[place, 0]
         square += value * value
         for strength in range(len(scores)):
@@ -60,11 +49,11 @@ def score_reviews(
         scores: gets them, shape (reviews, strengths).
     """
     hashes, seen = room_for(lengths, max_order)
-    found, places = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.int64)
+    places = np.empty(len(hashes), np.uint64)
     sums = np.empty(len(biases), np.float64)
     for row in range(len(lengths)):
         ids = values[starts[row] : starts[row] + lengths[row]]
-        known = _known(ids, entries, max_order, hashes, found, seen, row + 1, places)
+        known = find_known(ids, max_order, entries, True, row + 1, hashes, places, seen)
         _read(lines, places[:known], sums)
         scores[row] = sums / np.sqrt(np.float64(max(1, len(ids)))) + biases
 
@@ -103,25 +92,26 @@ def ascend(
             ones with the sign changed, shape (2, strengths).
     """
     hashes, seen = room_for(lengths, max_order)
-    found, places = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.int64)
+    places = np.empty(len(hashes), np.uint64)
     steps = np.empty(len(strengths), np.float64)
     scores = np.empty(len(strengths), np.float64)
     for number in range(len(rows)):
         row = rows[number]
         length = np.float64(max(1, lengths[row]))
         ids = values[starts[row] : starts[row] + lengths[row]]
-        known = _known(ids, entries, max_order, hashes, found, seen, number + 1, places)
+        known = find_known(ids, max_order, entries, True, number + 1, hashes, places, seen)
         square = _read(lines, places[:known], scores) / length
         for strength in range(len(strengths)):
             score = scores[strength] / np.sqrt(length) + biases[strength]
-            probability = 1 / (1 + np.exp(-score))
+            probability = sigmoid(score)
             slopes[0, strength] += labels[row] - probability
             slopes[1, strength] += probability * (1 - probability)
             before = np.float64(residuals[row, strength])
             after = labels[row] - _probability_after(score, strengths[strength] * square, labels[row], before)
             residuals[row, strength] = after
             steps[strength] = strengths[strength] * (after - before) / np.sqrt(length)
-        for place in places[:known]:
+        for one_after in places[:known]:
+            place = one_after - np.uint64(1)
             for strength in range(len(strengths)):
                 lines[place, 1 + strength] += steps[strength] * lines[place, 0]
 
@@ -132,7 +122,7 @@ def _probability_after(score, curvature, label, residual):
     low, high = score + curvature * (label - 1 - residual), score + curvature * (label - residual)
     middle = min(max(score, low), high)
     for _ in range(50):
-        probability = 1 / (1 + np.exp(-middle))
+        probability = sigmoid(middle)
         excess = middle - score + curvature * (probability - label + residual)
         if excess > 0:
             high = middle
@@ -147,4 +137,4 @@ def _probability_after(score, curvature, label, residual):
         middle = following
         if moved <= 1e-6:
             break
-    return 1 / (1 + np.exp(-middle))
+    return sigmoid(middle)

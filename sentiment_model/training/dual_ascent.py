@@ -17,14 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sentiment_model.compiled import in_threads
-from sentiment_model.networks.batching import TokenizedReviews
+from sentiment_model.networks.batching import TokenizedReviews, score_in_threads
 from sentiment_model.networks.device import count_cores
 from sentiment_model.training.ascent_loop import ascend, score_reviews
 
 _SHARDS = 8
 _LEAST_CURVATURE = 1e-9
-_TOKENS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -66,23 +64,11 @@ class Regressions:
 
     def scores(self, reviews: TokenizedReviews) -> NDArray[np.float32]:
         """Return the logits of reviews, float32, shape (reviews, strengths)."""
-        values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
-        scores = np.empty((len(lengths), len(self.biases)), dtype=np.float32)
-
-        def score(start: int, end: int) -> None:
-            rows = slice(start, end)
-            score_reviews(
-                values,
-                starts[rows],
-                lengths[rows],
-                self.ngrams.entries,
-                self.ngrams.max_order,
-                self.lines,
-                self.biases,
-                scores[rows],
-            )
-
-        in_threads(score, np.cumsum(lengths), _TOKENS_AT_ONCE)
+        scores = np.empty((len(reviews), len(self.biases)), dtype=np.float32)
+        ngrams = self.ngrams
+        score_in_threads(
+            score_reviews, reviews, ngrams.entries, ngrams.max_order, self.lines, self.biases, scores=scores
+        )
         return scores
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig, TrainConfig
-from sentiment_model.networks.arithmetic import as_array
+from sentiment_model.networks.arithmetic import as_array, has_loops
 from sentiment_model.networks.batching import TokenizedReviews, plan_batches
 from sentiment_model.networks.inference import autocast
 from sentiment_model.networks.network import PAD_ID, Encoder
@@ -261,7 +261,7 @@ def _odds_against(logits: Tensor, right_logits: Tensor, places: Tensor) -> tuple
         right_logits: of the right class, shape (predictions,).
         places: the right class's number among the drawn ones, whose odds are 0, or -1, shape (predictions,).
     """
-    if logits.device.type == "cpu":
+    if has_loops(logits):
         odds, chances = torch.empty_like(logits), torch.empty_like(right_logits)
         odds_against(*(as_array(tensor) for tensor in (logits, right_logits, places, odds, chances)))
         return odds, chances

@@ -7,13 +7,12 @@ Each thread goes through all reviews, in their order, and minds the n-grams of i
 threads does not change what is found, and memory does not grow with the reviews.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sentiment_model.compiled import share_out
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.device import count_cores
 from sentiment_model.networks.ngrams import BUCKET_BITS, BUCKETS
@@ -47,11 +46,18 @@ def count_ngrams(reviews: TokenizedReviews, max_order: int) -> NGramCounts:
     """
     values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
     best = np.empty(BUCKETS, dtype=np.int64)
-    _by_buckets(lambda first, end: find_frequent(values, starts, lengths, max_order, first, best[first:end]))
+    cores = count_cores()
+    share_out(
+        lambda first, end: find_frequent(values, starts, lengths, max_order, first, best[first:end]), BUCKETS, cores
+    )
     hashes = best[best >= 0]
     entries, labels = entries_of(hashes), reviews.labels.numpy()
     counts = np.zeros((len(hashes), 2))
-    _by_buckets(lambda first, end: count_known(values, starts, lengths, labels, max_order, first, end, entries, counts))
+    share_out(
+        lambda first, end: count_known(values, starts, lengths, labels, max_order, first, end, entries, counts),
+        BUCKETS,
+        cores,
+    )
     kept = counts[:, 0] >= MIN_REVIEWS
     return NGramCounts(hashes[kept], *counts[kept].T)
 
@@ -62,11 +68,3 @@ def entries_of(hashes: NDArray[np.int64]) -> NDArray[np.uint64]:
     places = np.arange(1, len(hashes) + 1)
     entries[hashes & (BUCKETS - 1)] = ((hashes >> BUCKET_BITS) << 32) | places
     return entries
-
-
-def _by_buckets(work: Callable[[int, int], None]) -> None:
-    """Share the buckets out to threads; `work` is given the first of a share and the one after its last."""
-    shares = count_cores()
-    bounds = [BUCKETS * share // shares for share in range(shares + 1)]
-    with ThreadPoolExecutor(shares) as threads:
-        list(threads.map(work, bounds[:-1], bounds[1:]))
