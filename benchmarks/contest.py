@@ -45,10 +45,10 @@ def contest(reviews: str, seed: int, peer: str | None = None, run: dict[str, Any
             seconds, score = _train_peer(peer, source, model, seed)
         else:
             seconds, predictor = _train_ours(TrainingRun.model_validate(run), source, model, seed)
-            recurrent = (predictor.predict(test.raw)["recurrent"] > 0).to_list()
+            recurrent = (predictor.predict(test.raw)["recurrent"].arr.last() > 0).to_list()
 
             def score(raw: pl.Series) -> NDArray[np.float64]:
-                return predictor.predict(raw)["probability"].to_numpy()
+                return predictor.predict(raw)["probabilities"].arr.last().to_numpy()
 
         size = sum(file.stat().st_size for file in model.iterdir())
         return {

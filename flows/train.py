@@ -72,17 +72,18 @@ def train(run: TrainingRun) -> TrainingSummary:
     settings = Settings()
     tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
     words = VectorsFile.find(run.model.vectors, run.model.embedding_size) if run.model.vectors else None
+    classes = run.ingest.told_apart()
     reviews = ingest(run.ingest, settings.store_url)
     test = ingest(run.test, settings.store_url) if run.test else None
     unlabelled = ingest(run.unlabelled, settings.store_url) if run.unlabelled else None
-    cleaned = clean(reviews, test, unlabelled, run.clean)
+    cleaned = clean(reviews, test, unlabelled, classes, run.clean)
     tokens = tokenize(cleaned, run.tokenize)
     start = vectors(tokens, words) if words else None
     config = resolve_processes(run.train, settings.device)
-    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, run.model, config))
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, classes, run.model, config))
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
-    model = train_network(tokens, start, run.model, config, tracker, log.run_id)
+    model = train_network(tokens, start, classes, run.model, config, tracker, log.run_id)
     peer = baseline(cleaned, open_dataset(tokens).counts["unit"])
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))

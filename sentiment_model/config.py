@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from sentiment_model.classes import BINARY, Classes, Range, read_ranges, usual_ranges, usual_spellings
 from sentiment_model.profiles import PROFILES, Profile
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -111,21 +112,34 @@ class IngestConfig(ReviewFiles):
     columns: LabelledColumns = Field(
         default_factory=LabelledColumns, description="Column mapping, unless a preset is named."
     )
-    positive_labels: tuple[str, ...] = Field(
-        ("1", "pos", "positive", "true"), description="Values of the label column that mean positive (any case)."
+    classes: tuple[str, ...] = Field(
+        BINARY.names,
+        min_length=2,
+        max_length=100,
+        description="Names of the classes, from the lowest to the highest where they have an order. In the label "
+        "column each means its class, in any case; classes of single ratings may be named by them: 1, 2, 3, 4, 5.",
     )
-    negative_labels: tuple[str, ...] = Field(
-        ("0", "neg", "negative", "false"), description="Values of the label column that mean negative (any case)."
+    labels: tuple[str, ...] | None = Field(
+        None,
+        description="Other values of the label column for each class, parted by `|`: `0|neg`, `1|pos`. Left empty, "
+        "`neg`, `neu` and `pos` mean the classes they are short for, and of negative and positive alone 0, 1, false "
+        "and true do.",
     )
-    max_negative_rating: float = Field(
-        2.0,
-        title="Largest negative rating",
-        description="Ratings up to this are negative, in the source's own scale.",
+    ratings: tuple[str, ...] | None = Field(
+        None,
+        description="Ratings of each class, in the source's own scale: `1-2`, `4-5`; those between are dropped and "
+        "counted, others are quarantined. Left empty, that is it, or with neutral `1-2`, `3`, `4-5`.",
     )
-    min_positive_rating: float = Field(
-        4.0,
-        title="Smallest positive rating",
-        description="Ratings from this on are positive; those between are dropped and counted.",
+    ordered: bool | None = Field(
+        None,
+        json_schema_extra={"enum": [True, False]},
+        description="Whether the classes have an order; left empty, those of ratings do.",
+    )
+    dropped_labels: tuple[str, ...] = Field(
+        (), description="Values of the label column whose reviews are left out and counted, `neutral` perhaps."
+    )
+    missing_labels: tuple[str, ...] = Field(
+        (), description="Values of the label column or of the rating that mean that there is none."
     )
 
     @model_validator(mode="after")
@@ -134,11 +148,43 @@ class IngestConfig(ReviewFiles):
             raise ValueError("source `imdb` takes no path; name source `files` or `aclimdb` to read one")
         if self.source != "imdb" and self.path is None:
             raise ValueError(f"source `{self.source}` needs a path")
-        if self.max_negative_rating >= self.min_positive_rating:
-            raise ValueError("max_negative_rating must be below min_positive_rating")
-        if common := {v.lower() for v in self.positive_labels} & {v.lower() for v in self.negative_labels}:
-            raise ValueError(f"label values {sorted(common)} are named both positive and negative")
+        if self.source != "files" and len(self.classes) != len(BINARY):
+            raise ValueError(f"source `{self.source}` has two classes; name source `files` to learn others")
+        for name, values in (("labels", self.labels), ("ratings", self.ratings)):
+            if values is not None and len(values) != len(self.classes):
+                raise ValueError(f"{name} has {len(values)} parts for {len(self.classes)} classes; name one for each")
+        if "" in (name.strip() for name in self.classes):
+            raise ValueError("a class has no name")
+        meanings = [value for values in self.spellings() for value in values]
+        meanings += [*self.dropped_labels, *self.missing_labels]
+        folded = [value.strip().lower() for value in meanings]
+        if common := sorted({value for value in folded if folded.count(value) > 1}):
+            raise ValueError(f"label values {common} mean more than one thing in classes, labels and dropped_labels")
+        self.ranges()
         return self
+
+    def spellings(self) -> tuple[tuple[str, ...], ...]:
+        """Return for each class the values of the label column that mean it."""
+        others = usual_spellings(self.classes)
+        if self.labels is not None:
+            others = tuple(tuple(values.split("|")) for values in self.labels)
+        return tuple(
+            (name, *(value for value in values if value.strip().lower() != name.strip().lower()))
+            for name, values in zip(self.classes, others, strict=True)
+        )
+
+    def ranges(self) -> tuple[Range, ...] | None:
+        """Return for each class the ratings that mean it, or None where nobody said.
+
+        Raises:
+            ValueError: what is said is no range, or the ranges do not ascend.
+        """
+        return usual_ranges(self.classes) if self.ratings is None else read_ranges(self.ratings)
+
+    def told_apart(self) -> Classes:
+        """Return the classes."""
+        ordered = self.ranges() is not None if self.ordered is None else self.ordered
+        return Classes(names=self.classes, ordered=ordered and len(self.classes) > len(BINARY))
 
 
 class CleanConfig(Config):
@@ -284,6 +330,11 @@ class TrainConfig(ProfileSection):
         description="Let the network teach a small one, one layer of `mingru`, and keep that: it scores many times as "
         "many reviews a second, and is right a little less often.",
     )
+    prior_shift: Share = Field(
+        0.0,
+        description="From 0, where a rare class stays rare in what is predicted, to 1, where all classes are taken to "
+        "be as frequent as each other; between, partly so.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of initialisation, dropout and batch order.")
     processes: int = Field(
         0,
@@ -394,6 +445,9 @@ class TrainingRun(Config):
     def _fill_from_profile(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if isinstance(data.get("test"), dict) and isinstance(data.get("ingest"), dict):
+            shared = {name: data["ingest"][name] for name in ("classes", "ordered") if name in data["ingest"]}
+            data = {**data, "test": {**shared, **data["test"]}}
         sections = PROFILES.get(data.get("profile", "default"), {})  # an unknown name is refused by its own field
         filled = {}
         for name, values in sections.items():
@@ -402,6 +456,12 @@ class TrainingRun(Config):
                 given = given.model_dump(exclude_unset=True)
             filled[name] = {**values, **given} if isinstance(given, dict) else given
         return {**data, **filled}
+
+    @model_validator(mode="after")
+    def _same_classes(self) -> "TrainingRun":
+        if self.test and self.test.told_apart() != self.ingest.told_apart():
+            raise ValueError("test.classes and test.ordered must be those of ingest")
+        return self
 
 
 class DriftConfig(Config):

@@ -1,5 +1,6 @@
 """Clean as a Prefect task."""
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import CleanConfig
 from sentiment_model.store.datasets import DatasetRef, open_dataset
 from sentiment_model.text.clean import CLEAN, write_cleaned
@@ -9,7 +10,11 @@ _TIMEOUT_SECONDS = 24 * 3600.0
 
 
 def clean(
-    reviews: DatasetRef, test: DatasetRef | None, unlabelled: DatasetRef | None, config: CleanConfig
+    reviews: DatasetRef,
+    test: DatasetRef | None,
+    unlabelled: DatasetRef | None,
+    classes: Classes,
+    config: CleanConfig,
 ) -> DatasetRef:
     """Normalise, de-duplicate and split ingested reviews.
 
@@ -17,10 +22,11 @@ def clean(
         reviews: the reviews to train on.
         test: a test set of its own, or None to hold out a share of the reviews.
         unlabelled: more reviews, whose labels are not read, or None.
+        classes: those of the labels.
         config: shares and sources of the split.
 
     Raises:
-        QualityError: train, validation or test would lack one of the two labels.
+        QualityError: train, validation or test would lack a class.
         StoreError: the store cannot be read or written.
     """
     inputs = {"ingest": reviews.fingerprint}
@@ -35,6 +41,7 @@ def clean(
             open_dataset(reviews).scan(),
             open_dataset(test).scan() if test else None,
             open_dataset(unlabelled).scan() if unlabelled else None,
+            classes,
             config,
         ),
         timeout_seconds=_TIMEOUT_SECONDS,

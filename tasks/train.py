@@ -12,6 +12,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.runtime import deployment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.registry.tracking import Tracker, TrainingRunLog
 from sentiment_model.settings import Settings
@@ -73,6 +74,7 @@ class _ProgressDisplay:
 def train(
     tokens: DatasetRef,
     vectors: DatasetRef | None,
+    classes: Classes,
     model: ModelConfig,
     config: TrainConfig,
     tracker: Tracker,
@@ -83,6 +85,7 @@ def train(
     Args:
         tokens: the tokenized dataset.
         vectors: of some tokens, to start from, or None.
+        classes: what to tell apart.
         model: architecture.
         config: optimisation.
         tracker: the connection to MLflow.
@@ -92,7 +95,7 @@ def train(
         the model folder, as a dataset.
     """
     settings = Settings()
-    inputs, parameters = training_identity(tokens, vectors, model, config)
+    inputs, parameters = training_identity(tokens, vectors, classes, model, config)
     fingerprint = TRAIN.fingerprint(inputs, parameters)
     checkpoint = settings.scratch_dir / f"train-{fingerprint}.safetensors"
 
@@ -100,6 +103,7 @@ def train(
         job = TrainingJob(
             tokens=tokens,
             vectors=vectors,
+            classes=classes,
             model=model,
             train=config,
             device=settings.device,

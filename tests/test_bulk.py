@@ -389,7 +389,7 @@ def scorings(tracker: Tracker) -> list[Run]:
 
 
 def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: Path, predictor: Predictor) -> None:
-    middle = predictor.predict(reviews(1020)["text"])["probability"].median()
+    middle = predictor.predict(reviews(1020)["text"])["probabilities"].arr.last().median()
     run = run_on(
         inbox,
         threshold=middle,

@@ -26,7 +26,7 @@ def reviews(count: int, split: str, first: int, predictor: Predictor, *, right: 
     generator = np.random.default_rng(first)
     words = [word for word in WORDS.split() if word.isalpha()]
     texts = [" ".join(generator.choice(words, 8)) for _ in range(count)]
-    logits = predictor.predict(pl.Series(texts))["recurrent"].to_numpy()
+    logits = predictor.predict(pl.Series(texts))["recurrent"].arr.last().to_numpy()
     says = logits > np.median(logits)
     labels = np.where(generator.random(count) < right, says, ~says)
     return pl.DataFrame(
@@ -72,13 +72,13 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert found.select("probability", "logit", "n_tokens", "n_unknown").equals(
         own.select("probability", "logit", "n_tokens", "n_unknown")
     )
-    others = Predictor.load(champion).predict(test["text"])["probability"]
+    others = Predictor.load(champion).predict(test["text"])["probabilities"].arr.last()
     assert (found["champion"] - others).abs().max() < 1e-6
     assert (found["champion"] - own["probability"]).abs().max() > 0.01
     assert found["baseline"].to_list() == pytest.approx([i / 1000 for i in range(80)])
 
     def temperature(split: pl.DataFrame) -> float:
-        return fit_temperature(predictor.predict(split["text"])["recurrent"].to_numpy(), split["label"].to_numpy())
+        return fit_temperature(predictor.predict(split["text"])["recurrent"].arr.last().to_numpy(), split["label"].to_numpy())
 
     fitted = temperature(parts["validation"])
     assert temperature(test) > 2 * fitted  # where labels contradict the logits, no temperature is too high

@@ -120,7 +120,7 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     network.load_state_dict(teacher.weights)
     with torch.no_grad():
         logits = network(*both.batch(torch.arange(len(both)), 64))
-    temperature = fit_temperature(teacher.validation_logits.numpy(), VALIDATION.labels.numpy())
+    temperature = fit_temperature(teacher.validation_answers.numpy(), VALIDATION.labels.numpy())
     torch.testing.assert_close(taught.labels, torch.sigmoid(logits / temperature), rtol=0, atol=1e-5)
     assert taught.labels.std() > 0.1
 

@@ -74,7 +74,7 @@ def test_from_reviews_to_scores(trained: TrainingSummary, reviews: Path, setting
     # The production path gives every test review the probability that the evaluation saw.
     scores = pl.read_parquet(scored.scores)
     with open_dataset(trained.model).local_folder() as folder:
-        predicted = Predictor.load(folder).predict(scores["text"])["probability"]
+        predicted = Predictor.load(folder).predict(scores["text"])["probabilities"].arr.last()
     assert (scores["probability"] - predicted).abs().max() < 1e-6
     assert scored.drift["tokens"].psi < 0.25  # these are the reviews that it was trained on
 

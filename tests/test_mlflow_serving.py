@@ -42,7 +42,7 @@ def predictor(settings_in: Path) -> Predictor:
 
 
 def expected(predictor: Predictor) -> list[tuple[str, float]]:
-    probabilities = predictor.predict(pl.Series(TEXTS))["probability"].to_list()
+    probabilities = predictor.predict(pl.Series(TEXTS))["probabilities"].arr.last().to_list()
     return [("positive" if p >= 0.5 else "negative", pytest.approx(p, abs=1e-6)) for p in probabilities]
 
 

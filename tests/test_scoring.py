@@ -62,7 +62,7 @@ def test_all_columns_are_kept_and_four_are_added(folder: Path, tmp_path: Path, p
     assert labelled["source_row"].to_list() == [1, 2, 3, 4, 5]
     assert labelled.columns[6:] == ["label", "probability", "uncertain", "model_version", "scored_at"]
     assert len(set(labelled["row_id"])) == 5
-    expected = predictor.predict(table["text"])["probability"]
+    expected = predictor.predict(table["text"])["probabilities"].arr.last()
     assert labelled["probability"].to_list() == pytest.approx(expected.to_list(), abs=1e-6)
     assert labelled["label"].to_list() == ["positive" if p >= 0.5 else "negative" for p in expected]
     assert set(labelled["model_version"]) == {"7"}
@@ -90,7 +90,7 @@ def test_every_format_gives_the_same_answers(folder: Path, tmp_path: Path, predi
 
 def test_the_threshold_moves_the_label_and_nothing_else(folder: Path, tmp_path: Path, predictor: Predictor) -> None:
     pl.DataFrame({"text": TEXTS}).write_csv(folder / "a.csv")
-    probabilities = predictor.predict(pl.Series(TEXTS))["probability"]
+    probabilities = predictor.predict(pl.Series(TEXTS))["probabilities"].arr.last()
     threshold = float(probabilities.sort()[2])
     scores = score_into(tmp_path / "scores", predictor, run_on(folder, threshold=threshold))
     assert scores.rows()["label"].to_list() == ["positive" if p >= threshold else "negative" for p in probabilities]

@@ -103,13 +103,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
 
 def test_it_learns(unbroken: TrainingResult) -> None:
     assert unbroken.history[unbroken.best_epoch].validation_accuracy > 0.95
-    assert len(unbroken.validation_logits) == len(VALIDATION)
-    accuracy = ((unbroken.validation_logits > 0) == (VALIDATION.labels > 0.5)).double().mean().item()
+    assert len(unbroken.validation_answers) == len(VALIDATION)
+    accuracy = ((unbroken.validation_answers > 0) == (VALIDATION.labels > 0.5)).double().mean().item()
     assert accuracy == unbroken.history[unbroken.best_epoch].validation_accuracy
 
 
 def test_the_epoch_is_chosen_by_the_calibrated_loss_of_the_weights_that_are_kept(unbroken: TrainingResult) -> None:
-    logits, labels = unbroken.validation_logits.double(), VALIDATION.labels.double()
+    logits, labels = unbroken.validation_answers.double(), VALIDATION.labels.double()
     calibrated = logits / fit_temperature(logits.numpy(), labels.numpy())
     raw, loss = (F.binary_cross_entropy_with_logits(of, labels).item() for of in (logits, calibrated))
     losses = [metrics.validation_loss for metrics in unbroken.history]
@@ -217,12 +217,12 @@ def test_finished_training_is_not_repeated(unbroken: TrainingResult, tmp_path: P
     again = Recorder()
     result = run(checkpoint, observer=again)
     assert again.steps == []
-    assert torch.equal(result.validation_logits, unbroken.validation_logits)
+    assert torch.equal(result.validation_answers, unbroken.validation_answers)
 
 
 def test_another_seed_trains_another_network(unbroken: TrainingResult, tmp_path: Path) -> None:
     other = run(tmp_path / "c.safetensors", CONFIG.model_copy(update={"seed": 1}))
-    assert not torch.equal(other.validation_logits, unbroken.validation_logits)
+    assert not torch.equal(other.validation_answers, unbroken.validation_answers)
 
 
 def test_training_stops_when_validation_does_not_improve(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from scipy.special import expit
@@ -65,13 +66,22 @@ def write_evaluation(
         .join(baseline.rename({"probability": "baseline"}), on="text_hash", how="left", maintain_order="left")
         .collect()
     )
-    held_out = held_out.hstack(_predict(predictor, held_out["text"]))
+    answers = _predict(predictor, held_out["text"])
+    held_out = held_out.hstack(
+        answers.select(
+            "n_tokens",
+            "n_unknown",
+            pl.col("probabilities").arr.last().alias("probability"),
+            pl.col("logits").arr.last().alias("logit"),
+            pl.col("recurrent").arr.last(),
+        )
+    )
     held_out = held_out.with_columns(recurrent=_calibrated(held_out, "recurrent"))
     test = held_out.filter(pl.col("split") == "test")
     if champion:
         other = Predictor.load(champion.bundle, device)
-        answers = _predict(other, test["text"])["probability"]
-        test = test.with_columns(answers.alias("champion"), seen=_seen(test, cleaned, champion_reviews))
+        others = _predict(other, test["text"])["probabilities"].arr.last()
+        test = test.with_columns(others.alias("champion"), seen=_seen(test, cleaned, champion_reviews))
     evaluation = evaluate_model(
         held_out.filter(pl.col("split") == "validation"),
         test,
@@ -151,7 +161,8 @@ def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:
 def _calibrated(held_out: pl.DataFrame, logits: str) -> pl.Series:
     """Return probabilities from logits, with a temperature fitted on the validation reviews."""
     validation = held_out.filter(pl.col("split") == "validation")
-    temperature = fit_temperature(validation[logits].to_numpy(), validation["label"].to_numpy())
+    both = np.stack([np.zeros(len(validation)), validation[logits].to_numpy()], axis=1)
+    temperature = fit_temperature(both, validation["label"].to_numpy())
     return pl.Series(expit(held_out[logits].to_numpy() / temperature))
 
 

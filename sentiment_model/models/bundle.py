@@ -18,11 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import ModelConfig
 from sentiment_model.errors import ModelError
 from sentiment_model.models.drift import Histograms, misfit
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import SentimentModel
+from sentiment_model.networks.outputs import logits_of, probabilities_of
 from sentiment_model.store.datasets import sha256_of
 from sentiment_model.text.vocabulary import Vocabulary
 
@@ -45,6 +47,7 @@ class ModelDescription(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
+    classes: Classes = BINARY
     network: ModelConfig
     max_tokens: int
     vocabulary_size: int
@@ -57,8 +60,9 @@ class ModelDescription(BaseModel):
     @property
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
-        # Where vectors were that the network started from, it does not know; older models do not name them at all.
-        content = self.model_dump_json(exclude={"network": {"vectors"}})
+        # Where vectors were that the network started from, it does not know. Older models name neither, nor classes.
+        unnamed = {"network": {"vectors"}} | ({"classes": True} if self.classes == BINARY else {})
+        content = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 
     @classmethod
@@ -101,6 +105,7 @@ def save_bundle(
     weights: Mapping[str, Tensor],
     vocabulary: Vocabulary,
     network: ModelConfig,
+    classes: Classes,
     *,
     max_tokens: int,
     temperature: float,
@@ -114,6 +119,7 @@ def save_bundle(
         weights: state of a :class:`SentimentModel`.
         vocabulary: the vocabulary it was trained with.
         network: its architecture.
+        classes: what it tells apart.
         max_tokens: length to which reviews are cut, in tokens.
         temperature: divisor of the logits that calibrates the probabilities.
         trained_on: fingerprints of the datasets it was made from, by stage.
@@ -122,6 +128,7 @@ def save_bundle(
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     vocabulary.save(folder / VOCABULARY)
     description = ModelDescription(
+        classes=classes,
         network=network,
         max_tokens=max_tokens,
         vocabulary_size=len(vocabulary),
@@ -167,7 +174,7 @@ class Predictor:
                 f"the vocabulary in {folder} ({len(vocabulary)} tokens) does not fit the model "
                 f"({description.vocabulary_size} tokens); register the model again"
             )
-        model = SentimentModel(len(vocabulary), description.network)
+        model = SentimentModel(len(vocabulary), description.network, len(description.classes))
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -180,6 +187,11 @@ class Predictor:
         """Hash that names weights, vocabulary and configuration together."""
         return self.description.digest
 
+    @property
+    def classes(self) -> Classes:
+        """What it tells apart."""
+        return self.description.classes
+
     def predict(self, texts: pl.Series) -> pl.DataFrame:
         """Score raw texts.
 
@@ -187,21 +199,21 @@ class Predictor:
             texts: raw text without nulls, length n. A text without tokens gets the model's answer to nothing.
 
         Returns:
-            n rows in the same order: `probability` of positive (calibrated), `logit` (uncalibrated), `recurrent` (the
-            recurrent part of the logit), `n_tokens` (before truncation) and `n_unknown`.
+            n rows in the same order: of each class, as arrays, the `probabilities` (calibrated), `logits`
+            (uncalibrated) and `recurrent` (the recurrent part of the logits); `n_tokens` (before truncation) and
+            `n_unknown`.
         """
         read = self._scanner.read(texts.cast(pl.String))
         if self._fused:
             parts = self._fused.score(read.reviews).double()
         else:
-            parts = predict_logits(self.model, read.reviews, TOKENS_PER_BATCH, self.device, parts=(2,)).double()
-        logits = parts.sum(dim=1)
-        probability = torch.sigmoid(logits / self.description.temperature)
+            parts = predict_logits(self.model, read.reviews, TOKENS_PER_BATCH, self.device).double()
+        answers = parts.sum(dim=1)
         return pl.DataFrame(
             {
-                "probability": probability.numpy(),
-                "logit": logits.numpy(),
-                "recurrent": parts[:, 0].numpy(),
+                "probabilities": probabilities_of(answers, self.description.temperature).numpy(),
+                "logits": logits_of(answers).numpy(),
+                "recurrent": logits_of(parts[:, 0]).numpy(),
                 "n_tokens": read.n_tokens,
                 "n_unknown": read.n_unknown,
             }

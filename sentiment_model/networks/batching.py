@@ -29,7 +29,8 @@ class TokenizedReviews:
         values: ids in a row, int32; those of other reviews may lie between them.
         starts: where in them each review starts, int64, shape (reviews,).
         lengths: number of tokens of each review, int64, shape (reviews,).
-        labels: 1 positive, 0 negative, float32, shape (reviews,); NaN where there is none.
+        labels: the number of each review's class, float32, shape (reviews,), NaN where there is none; or the
+            probability of each class, shape (reviews, classes).
     """
 
     values: Tensor

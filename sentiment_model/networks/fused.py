@@ -40,24 +40,32 @@ class FusedModel:
                 candidate = embedding @ layer.candidate.weight.double().T + layer.candidate.bias.double()
                 lines.append(torch.stack([1 - update, update * candidate], dim=1).float())
             self._table = torch.stack(lines).numpy()
-            self._classifier = model.recurrent.classifier.weight.view(len(lines), len(config.pooling), -1).numpy()
-            self._bias = np.float32(model.recurrent.classifier.bias.item())
+            classifier = model.recurrent.classifier
+            self._classifier = classifier.weight.view(-1, len(lines), len(config.pooling), config.hidden_size).numpy()
+            self._bias = classifier.bias.numpy()
         self._poolings = np.array([POOLINGS.index(kind) for kind in config.pooling], dtype=np.int64)
         wide = model.wide
         self._max_order = 0 if wide is None else wide.max_order
         self._entries = np.zeros(0, dtype=np.uint64)
-        self._counts_once, self._wide_bias = True, np.float32(0)
+        self._weights = np.zeros((0, len(self._bias)), dtype=np.float32)
+        self._counts_once, self._wide_bias = True, np.zeros_like(self._bias)
         if wide is not None:
-            # Weight and check in one word: one access to memory in place of two.
-            check = wide.check.numpy().view(np.uint16).astype(np.uint64)
-            self._entries = (check << np.uint64(32)) | wide.weight.numpy().view(np.uint32)
-            self._counts_once, self._wide_bias = bool(wide.counts_once), np.float32(wide.bias.item())
+            check, weight = wide.check.numpy().view(np.uint16).astype(np.uint64), wide.weight.numpy()
+            if len(self._bias) == 1:
+                # Weight and check in one word: one access to memory in place of two.
+                said = weight.ravel().view(np.uint32)
+            else:
+                known = weight.any(axis=1)
+                said = np.where(known, known.cumsum(), 0).astype(np.uint64)
+                check, self._weights = np.where(known, check, np.uint64(0)), weight[known]
+            self._entries = (check << np.uint64(32)) | said
+            self._counts_once, self._wide_bias = bool(wide.counts_once), wide.bias.numpy()
 
     def score(self, reviews: TokenizedReviews) -> Tensor:
-        """Return the logits of the parts, as :class:`SentimentModel` does, float32, shape (reviews, 2)."""
-        logits = np.empty((len(reviews), 2), dtype=np.float32)
+        """Return the logits of the parts, as :class:`SentimentModel` does, float32, shape (reviews, 2, outputs)."""
+        logits = np.empty((len(reviews), 2, len(self._bias)), dtype=np.float32)
         parameters = self._table, self._classifier, self._poolings, self._bias
-        of_ngrams = self._entries, self._max_order, self._counts_once, self._wide_bias
+        of_ngrams = self._entries, self._weights, self._max_order, self._counts_once, self._wide_bias
         score_in_threads(score_reviews, reviews, *parameters, *of_ngrams, scores=logits)
         return torch.from_numpy(logits)
 

@@ -17,24 +17,22 @@ def predict_logits(
     reviews: TokenizedReviews,
     token_budget: int,
     device: torch.device,
-    parts: tuple[int, ...] = (),
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return the logits of all reviews in their order.
 
     Args:
-        network: maps ids and lengths of a batch to logits, shape (batch, *parts).
+        network: maps ids and lengths of a batch to logits, shape (batch, *network.answer_shape).
         reviews: the reviews.
         token_budget: padded tokens in a batch.
         device: where the network is.
-        parts: shape of the network's answer to one review.
         on_batch: called after each batch with the number of batches done, and of all.
 
     Returns:
-        logits, float32, on the CPU, shape (reviews, *parts).
+        logits, float32, on the CPU, shape (reviews, *network.answer_shape).
     """
     batches = plan_batches(reviews.lengths, token_budget)
-    logits = torch.empty(len(reviews), *parts)
+    logits = torch.empty(len(reviews), *network.answer_shape)
     network.eval()
     tables = _tables(network, reviews, device)
 

@@ -17,6 +17,7 @@ from sentiment_model.networks.arithmetic import has_loops
 from sentiment_model.networks.lookup import look_up
 from sentiment_model.networks.mingru import MinGRULayer
 from sentiment_model.networks.ngrams import NGramScore
+from sentiment_model.networks.outputs import count_outputs
 from sentiment_model.networks.pooling import pool
 from sentiment_model.networks.qrnn import QRNNLayer
 
@@ -204,21 +205,27 @@ class Encoder(nn.Module):
 
 
 class SentimentNetwork(nn.Module):
-    """Recurrent network that maps token ids to one logit per review."""
+    """Recurrent network that maps token ids to the logits of a review's classes.
 
-    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+    Attributes:
+        answer_shape: of the answer to one review.
+    """
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig, classes: int = 2) -> None:
         super().__init__()
         self.config = config
+        self.answer_shape = (count_outputs(classes),)
         self.encoder = Encoder(vocabulary_size, config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size * len(self.encoder.directions) * len(config.pooling), 1)
+        features = config.hidden_size * len(self.encoder.directions) * len(config.pooling)
+        self.classifier = nn.Linear(features, *self.answer_shape)
 
     def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
-        """Return logits of the positive class, float32, shape (batch,); arguments are as for :class:`Encoder`."""
+        """Return logits, float32, shape (batch, outputs); arguments are as for :class:`Encoder`."""
         pooled = [pool(states, lengths, self.config.pooling) for _, states in self.encoder(ids, lengths, tables)]
         with torch.autocast(ids.device.type, enabled=False):  # a logit needs more than the 8 bits of bfloat16
             features = torch.cat(pooled, dim=-1).to(self.classifier.weight.dtype)
-            logits: Tensor = self.classifier(self.dropout(features)).squeeze(-1)
+            logits: Tensor = self.classifier(self.dropout(features))
         return logits.float()
 
 
@@ -237,16 +244,20 @@ def reverse_within_lengths(ids: Tensor, lengths: Tensor) -> Tensor:
 class SentimentModel(nn.Module):
     """What predictions are made with: the recurrent network, and the wide part where the configuration has one.
 
-    The network is trained alone; the wide part is fitted beside it, scaled so that the sum is the model's logit.
+    The network is trained alone; the wide part is fitted beside it, scaled so that the sum is the model's logits.
+
+    Attributes:
+        answer_shape: of the answer to one review.
     """
 
-    def __init__(self, vocabulary_size: int, config: ModelConfig) -> None:
+    def __init__(self, vocabulary_size: int, config: ModelConfig, classes: int = 2) -> None:
         super().__init__()
-        self.recurrent = SentimentNetwork(vocabulary_size, config)
-        self.wide = NGramScore(config.ngrams) if config.ngrams else None
+        self.answer_shape = (2, count_outputs(classes))
+        self.recurrent = SentimentNetwork(vocabulary_size, config, classes)
+        self.wide = NGramScore(config.ngrams, classes) if config.ngrams else None
 
     def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
-        """Return the logits of the parts, whose sum is the logit of the positive class.
+        """Return the logits of the parts, whose sum is the model's.
 
         Args:
             ids: token ids padded at the end with 0, shape (batch, time).
@@ -254,7 +265,8 @@ class SentimentModel(nn.Module):
             tables: what :meth:`Encoder.tabulate` returned, in evaluation only.
 
         Returns:
-            the recurrent part's logits and the wide part's (zeros where there is none), float32, shape (batch, 2).
+            the recurrent part's logits and the wide part's (zeros where there is none), float32, shape
+            (batch, 2, outputs); see :mod:`sentiment_model.networks.outputs`.
         """
         recurrent = self.recurrent(ids, lengths, tables)
         wide = torch.zeros_like(recurrent) if self.wide is None else self.wide(ids, lengths)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sentiment_model.networks.outputs import count_outputs
+
 # N-grams are hashed instead of listed (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning"):
 # the size does not grow with the training reviews, and looking one up is one memory access.
 BUCKET_BITS = 22
@@ -57,11 +59,14 @@ def _sorted(numbers: Tensor) -> Tensor:
 
 
 class NGramScore(nn.Module):
-    """Sum of a learned weight of every n-gram of a review, up to an order, over the root of its length; and a bias.
+    """Sums of learned weights of every n-gram of a review, up to an order, over the root of its length; and biases.
 
     A bucket belongs to one n-gram. Most n-grams of a review occur in no other: without the check, one in seven of them
     would be taken for one that is known. An n-gram that a review repeats counts once; in models of version 0.1 it
     counts as often as it occurs, which the state says.
+
+    Attributes:
+        answer_shape: of the answer to one review.
     """
 
     weight: Tensor
@@ -69,16 +74,20 @@ class NGramScore(nn.Module):
     bias: Tensor
     counts_once: Tensor
 
-    def __init__(self, max_order: int) -> None:
+    def __init__(self, max_order: int, classes: int = 2) -> None:
         super().__init__()
         self.max_order = max_order
-        self.register_buffer("weight", torch.zeros(BUCKETS))
+        self.answer_shape = (count_outputs(classes),)
+        self.register_buffer("weight", torch.zeros(BUCKETS, *self.answer_shape))
         self.register_buffer("check", torch.zeros(BUCKETS, dtype=torch.int16))
-        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("bias", torch.zeros(self.answer_shape))
         self.register_buffer("counts_once", torch.tensor(True))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}counts_once", torch.tensor(False))
+        for name in ("weight", "bias"):  # models from before there were more than two classes
+            if prefix + name in state_dict:
+                state_dict[prefix + name] = state_dict[prefix + name].view_as(getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -89,9 +98,9 @@ class NGramScore(nn.Module):
             lengths: number of tokens of each review, at least 1, shape (batch,).
 
         Returns:
-            scores, logits of the positive class, shape (batch,).
+            scores, as logits, shape (batch, outputs).
         """
-        total = torch.zeros(len(ids), device=ids.device)
+        total = torch.zeros(len(ids), *self.answer_shape, device=ids.device)
         for order in range(1, min(self.max_order, ids.shape[1]) + 1):
             hashes = ngram_hashes(ids, order)
             counts = torch.arange(hashes.shape[1], device=ids.device) <= (lengths - order).unsqueeze(1)
@@ -100,5 +109,5 @@ class NGramScore(nn.Module):
                 counts = (hashes >= 0) & (hashes.diff(dim=1, prepend=hashes.new_full((len(ids), 1), -1)) != 0)
             buckets = bucket_of(hashes)
             is_known = counts & (self.check[buckets] == check_of(hashes))
-            total = total + (self.weight[buckets] * is_known).sum(dim=1)
-        return total / lengths.sqrt() + self.bias
+            total = total + (self.weight[buckets] * is_known.unsqueeze(-1)).sum(dim=1)
+        return total / lengths.sqrt().unsqueeze(-1) + self.bias

@@ -16,11 +16,12 @@ def score_reviews(
     table: NDArray[np.float32],
     classifier: NDArray[np.float32],
     poolings: NDArray[np.int64],
-    bias: np.float32,
+    bias: NDArray[np.float32],
     entries: NDArray[np.uint64],
+    ngram_weights: NDArray[np.float32],
     max_order: int,
     counts_once: bool,
-    wide_bias: np.float32,
+    wide_bias: NDArray[np.float32],
     logits: NDArray[np.float32],
 ) -> None:
     """Write the logits of some reviews.
@@ -30,44 +31,55 @@ def score_reviews(
         starts: where in them each review starts.
         lengths: and how many it has.
         table: what each token keeps of each unit's state, and what it adds; shape (directions, tokens, 2, units).
-        classifier: weights, shape (directions, poolings, units).
+        classifier: weights, shape (outputs, directions, poolings, units).
         poolings: places in :data:`sentiment_model.networks.pooling_loop.POOLINGS`.
-        bias: of the classifier.
-        entries: of the n-grams' buckets: the check above the weight.
+        bias: of the classifier, shape (outputs,).
+        entries: of the n-grams' buckets: the check above the weight where there is one output, or else above the place
+            of the weights plus one.
+        ngram_weights: where there are more outputs, shape (n-grams, outputs).
         max_order: tokens of the longest n-grams; 0 for none.
         counts_once: whether an n-gram that a review repeats counts once.
-        wide_bias: of the n-grams' score.
-        logits: gets those of both parts, shape (reviews, 2).
+        wide_bias: of the n-grams' score, shape (outputs,).
+        logits: gets those of both parts, shape (reviews, 2, outputs).
     """
-    hidden = table.shape[3]
+    hidden, outputs = table.shape[3], len(bias)
     state, total, top = np.empty(hidden, np.float32), np.empty(hidden, np.float32), np.empty(hidden, np.float32)
     hashes, seen = room_for(lengths, max_order)
     found = np.empty(len(hashes), np.uint64)
     padding = np.zeros(1, np.int32)
+    scores = np.empty(outputs, np.float64)
     for row in range(len(lengths)):
         # A review without tokens is read as one padding token, as batches have it.
         ids = values[starts[row] : starts[row] + lengths[row]] if lengths[row] else padding
-        logit = bias
+        logits[row, 0] = bias
         for direction in range(table.shape[0]):
             state[:] = 0
             total[:] = 0
             top[:] = -np.inf
             _read(ids, direction, table[direction], state, total, top)
             for part in range(len(poolings)):
-                weights = classifier[direction, part]
                 pooled = total if poolings[part] == MEAN else top if poolings[part] == MAX else state
-                dot = np.float32(0)
-                for unit in range(hidden):
-                    dot += weights[unit] * pooled[unit]
-                logit += dot / np.float32(len(ids)) if poolings[part] == MEAN else dot
-        logits[row, 0] = logit
+                for output in range(outputs):
+                    weights = classifier[output, direction, part]
+                    dot = np.float32(0)
+                    for unit in range(hidden):
+                        dot += weights[unit] * pooled[unit]
+                    logits[row, 0, output] += dot / np.float32(len(ids)) if poolings[part] == MEAN else dot
         logits[row, 1] = 0
         if max_order:
             known = find_known(ids, max_order, entries, counts_once, row + 1, hashes, found, seen)
-            score = np.float64(0)
-            for weight in found[:known]:
-                score += np.uint32(weight).view(np.float32)
-            logits[row, 1] = np.float32(score) / np.sqrt(np.float32(len(ids))) + wide_bias
+            scores[:] = 0
+            if outputs == 1:
+                score = np.float64(0)
+                for weight in found[:known]:
+                    score += np.uint32(weight).view(np.float32)
+                scores[0] = score
+            else:
+                for one_after in found[:known]:
+                    for output in range(outputs):
+                        scores[output] += ngram_weights[one_after - np.uint64(1), output]
+            for output in range(outputs):
+                logits[row, 1, output] = np.float32(scores[output]) / np.sqrt(np.float32(len(ids))) + wide_bias[output]
 
 
 @compiled

@@ -49,7 +49,7 @@ class SentimentModel(PythonModel):
         scores = self._predictor.predict(pl.Series(texts, dtype=pl.String))
         answers = [
             ("positive" if probability >= THRESHOLD else "negative", probability) if n_tokens else (None, None)
-            for probability, n_tokens in scores.select("probability", "n_tokens").iter_rows()
+            for probability, n_tokens in scores.select(pl.col("probabilities").arr.last(), "n_tokens").iter_rows()
         ]
         # Objects where one is missing, because JSON has a word for None and none for NaN.
         frame = pd.DataFrame(answers, columns=["label", "probability"], index=model_input.index, dtype=object)

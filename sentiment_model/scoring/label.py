@@ -161,7 +161,7 @@ def _label(
     """Return the labelled rows and the rejects of a batch, and what is to be counted."""
     key, original = read
     batch, texts = usable_text(original, job.run.files)
-    scores = predictor.predict(texts)
+    scores = _with_probability(predictor.predict(texts))
     has_word = scores["n_tokens"] > 0
     if not has_word.all():
         batch = reject(batch, scores.select(pl.when(~has_word).then(_NO_WORD).alias("fault"))["fault"], texts)
@@ -177,7 +177,7 @@ def _label(
     )
     disagreements = 0
     if shadow:
-        second = shadow.predict(texts).select(
+        second = _with_probability(shadow.predict(texts)).select(
             _labels(job.run.threshold).name.prefix("shadow_"),
             pl.col("probability").alias("shadow_probability"),
             pl.lit(job.shadow_version).alias("shadow_version"),
@@ -199,6 +199,10 @@ def _label(
         histograms=histograms(scores),
     )
     return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts
+
+
+def _with_probability(scores: pl.DataFrame) -> pl.DataFrame:
+    return scores.with_columns(probability=pl.col("probabilities").arr.last())
 
 
 def _labels(threshold: float) -> pl.Expr:

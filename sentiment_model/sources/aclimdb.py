@@ -50,8 +50,7 @@ def aclimdb_config(config: IngestConfig) -> IngestConfig:
             "columns": LabelledColumns(
                 text="text", label="label", rating="rating", review_id="review_id", group="film"
             ),
-            "positive_labels": ("pos",),
-            "negative_labels": ("neg",),
+            "labels": ("neg", "pos"),
         }
     )
 

@@ -44,8 +44,7 @@ def imdb_config(config: IngestConfig) -> IngestConfig:
         update={
             "preset": None,
             "columns": LabelledColumns(text="text", label="label", group="block"),
-            "positive_labels": ("1",),
-            "negative_labels": ("0",),
+            "labels": ("0", "1"),
         }
     )
 

@@ -17,10 +17,10 @@ from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, REVIEW_SCHEMA, Batch
 
-INGEST = Stage("ingest", 3)
+INGEST = Stage("ingest", 4)
 
 BATCH_ROWS = 20_000
-_LABELS = {1: "positive", 0: "negative", None: "unlabelled"}
+_UNLABELLED = "unlabelled"
 
 
 def source_fingerprints(config: IngestConfig) -> dict[str, str]:
@@ -80,6 +80,7 @@ class _Tally:
 
     def __init__(self, config: IngestConfig) -> None:
         self._config = config
+        self._classes = config.classes
         self._rows_in = 0
         self._rows = 0
         self._neutral = 0
@@ -101,7 +102,10 @@ class _Tally:
         self._rows += len(reviews)
         self._neutral += neutral
         self._grouped += reviews["group"].count()
-        self._labels.update({_LABELS[label]: n for label, n in reviews["label"].value_counts().iter_rows()})
+        labels = reviews["label"].value_counts()
+        self._labels.update(
+            {_UNLABELLED if number is None else self._classes[number]: n for number, n in labels.iter_rows()}
+        )
         self._sources.update(dict(reviews["source"].value_counts().iter_rows()))
         self._reasons.update(dict(rejects["reason"].value_counts().iter_rows()))
         for file, row, reason, detail, _ in rejects.unique("reason", keep="first").iter_rows():
@@ -154,7 +158,7 @@ class _Tally:
             "quarantined": self._quarantined,
             "neutral": self._neutral,
             "with_group": self._grouped,
-            "labels": {name: self._labels[name] for name in _LABELS.values()},
+            "labels": {name: self._labels[name] for name in (*self._classes, _UNLABELLED)},
             "sources": dict(sorted(self._sources.items())),
             "reasons": dict(self._reasons.most_common()),
         }

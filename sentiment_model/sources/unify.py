@@ -3,6 +3,7 @@
 import polars as pl
 
 from sentiment_model.config import IngestConfig
+from sentiment_model.errors import QualityError
 from sentiment_model.sources.columns import column, mapping_of
 from sentiment_model.sources.files import fault, reject, usable_text
 from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
@@ -13,53 +14,52 @@ _MICROSECONDS = pl.Datetime("us", "UTC")
 def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Turn a batch into reviews.
 
-    A label decides where there is one, else the rating; with neither, the review is unlabelled. A review
-    without a label whose rating lies between the thresholds is neutral and dropped. Beside a label, a rating
-    that is no number does no harm and becomes null.
+    A label decides where there is one, else the rating; with neither, the review is unlabelled. A review without a
+    label whose rating lies between those of two classes is neutral, as one with a label to be dropped, and left out.
+    Beside a label, a rating that is no number does no harm and becomes null.
 
     Returns:
         the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were neutral.
 
     Raises:
         SourceError: there is no text column, or it holds no text.
+        QualityError: nobody said which ratings are of which class.
     """
     batch, text = usable_text(batch, config)
     if batch.origin.is_empty():
         return REVIEW_SCHEMA.to_frame(), batch.rejects, 0
     mapping = mapping_of(config)
-    columns = mapping.columns
+    columns, missing = mapping.columns, _folded(config.missing_labels)
     table = pl.DataFrame(
         [
             *batch.origin,
             text,
             _value(batch, columns.review_id).alias("review_id"),
-            _blank_as_null(_value(batch, columns.label), *mapping.unlabelled).alias("given"),
-            _blank_as_null(_value(batch, columns.rating)).alias("stars"),
+            _blank_as_null(_value(batch, columns.label), *mapping.unlabelled, *missing).alias("given"),
+            _blank_as_null(_value(batch, columns.rating), *missing).alias("stars"),
             _group(_column(batch, mapping.group)).alias("group"),
             moment(_column(batch, columns.written_at)).alias("written_at"),
         ]
     )
     given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
-    positive = given.is_in(_folded(config.positive_labels))
-    negative = given.is_in(_folded(config.negative_labels))
+    spelled = {value: number for number, values in enumerate(config.spellings()) for value in _folded(values)}
+    by_name = given.replace_strict(spelled, default=None, return_dtype=pl.Int8)
+    is_dropped = given.is_in(_folded(config.dropped_labels))
     number = stars.cast(pl.Float64(), strict=False)
     judged = table.with_columns(rating=pl.when(number.is_finite()).then(number)).with_columns(
-        label=pl.when(given.is_null())
-        .then(pl.when(rating >= config.min_positive_rating).then(1).when(rating <= config.max_negative_rating).then(0))
-        .otherwise(pl.when(positive).then(1).when(negative).then(0)),
-        fault=pl.when(given.is_not_null() & ~positive & ~negative)
-        .then(
-            fault(
-                "unknown_label",
-                pl.format("label {} is in neither positive_labels nor negative_labels", given),
-            )
-        )
-        .when(given.is_null() & stars.is_not_null() & rating.is_null())
-        .then(fault("unknown_rating", pl.format("rating {} is no number", stars))),
+        label=pl.when(given.is_null()).then(_class_by_rating(config)).otherwise(by_name)
     )
+    if (
+        columns.rating
+        and config.ranges() is None
+        and judged.select((given.is_null() & rating.is_not_null()).any()).item()
+    ):
+        raise QualityError("no ratings are named for these classes; set ratings to one range for each, as 1-2,3,4-5")
+    judged = judged.with_columns(fault=_fault(config, by_name.is_null() & given.is_not_null() & ~is_dropped))
     rejects = reject(batch, judged["fault"], text).rejects
     usable = judged.filter(pl.col("fault").is_null())
-    reviews = usable.filter(given.is_not_null() | stars.is_null() | pl.col("label").is_not_null())
+    is_unlabelled = given.is_null() & stars.is_null()
+    reviews = usable.filter(is_unlabelled | pl.col("label").is_not_null())
     made_id = pl.format("{}:{}", "file", "row")
     identified = pl.when(pl.col("review_id") == "").then(made_id).otherwise(pl.col("review_id").fill_null(made_id))
     return (
@@ -67,6 +67,41 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
         rejects,
         len(usable) - len(reviews),
     )
+
+
+def _class_by_rating(config: IngestConfig) -> pl.Expr:
+    """Return the class of the column `rating`, null between classes."""
+    found = pl.lit(None, pl.Int8)
+    for number, (low, high) in enumerate(config.ranges() or ()):
+        found = pl.when(pl.col("rating").is_between(low, high)).then(pl.lit(number, pl.Int8)).otherwise(found)
+    return found
+
+
+def _fault(config: IngestConfig, is_unknown: pl.Expr) -> pl.Expr:
+    """Return what is wrong with the columns `given`, `stars` and `rating`, null where nothing is."""
+    given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
+    by_rating = given.is_null() & stars.is_not_null()
+    found = (
+        pl.when(is_unknown)
+        .then(
+            fault(
+                "unknown_label",
+                pl.format("label {} means none of {}; name it in labels", given, pl.lit(", ".join(config.classes))),
+            )
+        )
+        .when(by_rating & rating.is_null())
+        .then(fault("unknown_rating", pl.format("rating {} is no number", stars)))
+    )
+    if ranges := config.ranges():
+        low, high = ranges[0].low, ranges[-1].high
+        outside = fault(
+            "rating_out_of_range",
+            pl.format(
+                "rating {} is not from " + f"{low:g} to {high:g}; set ratings to the ranges of the source", stars
+            ),
+        )
+        found = found.when(by_rating & ~rating.is_between(low, high)).then(outside)
+    return found
 
 
 def _column(batch: Batch, name: str | None) -> pl.Series:

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import CleanConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.store.datasets import DatasetWriter, Stage
@@ -16,7 +17,6 @@ from sentiment_model.text.sides import LABELLED, SPLITS, Sides, sides
 CLEAN = Stage("clean", 4)
 
 CLEAN_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "split": pl.String(), "text_hash": pl.Binary()})
-_LABELS = {"positive": 1, "negative": 0}
 
 
 def text_hash(text: pl.Expr, salt: str) -> pl.Expr:
@@ -40,14 +40,15 @@ def write_cleaned(
     reviews: pl.LazyFrame,
     test: pl.LazyFrame | None,
     unlabelled: pl.LazyFrame | None,
+    classes: Classes,
     config: CleanConfig,
 ) -> dict[str, Any]:
     """Write the cleaned reviews (role `part`) and those without text (role `quarantine`).
 
     The parts have the review schema with normalised text, plus `split` (one of :data:`SPLITS`) and `text_hash`, in
     the order of the input. Of equal texts the first is kept, a labelled one rather than an unlabelled one. A text
-    with both labels is removed. A text that the test has from its own sources is kept there and dropped elsewhere. What
-    is kept is then split, see :func:`sentiment_model.text.sides.sides`.
+    with more than one label is removed. A text that the test has from its own sources is kept there and dropped
+    elsewhere. What is kept is then split, see :func:`sentiment_model.text.sides.sides`.
 
     The reviews are read three times: for the hashes, which decide what becomes of each row, for groups and dates, and
     to be written. Memory grows by about 100 bytes with each distinct text, whatever its length, and 24 with each row.
@@ -58,15 +59,16 @@ def write_cleaned(
         test: a test set of its own in the same schema, whose labelled reviews are then the test together with
             those of `config.test_only_sources`; None holds out a share of the reviews too.
         unlabelled: more reviews in the same schema, whose labels are not read, or None.
+        classes: those of the labels.
         config: kind, shares and sources of the split.
 
     Returns:
         counts: `rows_in`, and where they went: `rows` (and those by split and label), `quarantined`, `duplicates`,
-        `contradictions` (rows whose text has both labels), `also_in_test`, and `on_no_side` (unlabelled reviews of what
-        is held out, and undated ones in a split by time); and how the rows were split.
+        `contradictions` (rows whose text has several labels), `also_in_test`, and `on_no_side` (unlabelled reviews of
+        what is held out, and undated ones in a split by time); and how the rows were split.
 
     Raises:
-        QualityError: train, validation or test would lack one of the two labels, or the reviews cannot be split so.
+        QualityError: train, validation or test would lack a class, or the reviews cannot be split so.
     """
     if unlabelled is not None:
         reviews = pl.concat([reviews, unlabelled.with_columns(label=pl.lit(None, pl.Int8))])
@@ -74,7 +76,7 @@ def write_cleaned(
     texts = _decide(rows)
     split, facts = _split(texts, rows, config, own_test=test is not None)
     texts = texts.with_columns(split)
-    counts = _count(texts) | facts
+    counts = _count(texts, classes) | facts
     _check(counts)
     kept = texts.drop_nulls(["kept_row", "split"])
     # The split of every row, in the order of the rows; null where it is dropped.
@@ -196,7 +198,7 @@ def _rejects(empty: pl.DataFrame) -> pl.DataFrame:
     ).cast(QUARANTINE_SCHEMA)
 
 
-def _count(texts: pl.DataFrame) -> dict[str, Any]:
+def _count(texts: pl.DataFrame, classes: Classes) -> dict[str, Any]:
     empty, usable = pl.col("text").is_null(), pl.col("kept_row").is_not_null()
     kept = usable & pl.col("split").is_not_null()
     rows, relevant = pl.col("rows"), pl.col("relevant_rows")
@@ -211,7 +213,9 @@ def _count(texts: pl.DataFrame) -> dict[str, Any]:
     ).row(0, named=True)
     groups = texts.filter(kept).group_by("split", "label").len()
     sizes = {(split, label): size for split, label, size in groups.iter_rows()}
-    labelled = {split: {name: sizes.get((split, label), 0) for name, label in _LABELS.items()} for split in LABELLED}
+    labelled = {
+        split: {name: sizes.get((split, label), 0) for label, name in enumerate(classes.names)} for split in LABELLED
+    }
     return {**counts, "splits": {**labelled, "unlabelled": sizes.get(("unlabelled", None), 0)}}
 
 
@@ -221,11 +225,12 @@ def _check(counts: dict[str, Any]) -> None:
         sizes = counts["splits"][split]
         if all(sizes.values()):
             continue
-        found = [name for name, size in sizes.items() if size]
+        missing = [name for name, size in sizes.items() if not size]
+        kind = f"{' or '.join(missing)} " if len(missing) < len(sizes) else ""
         raise QualityError(
-            f"{split} has {f'only {found[0]}' if found else 'no'} reviews: of {counts['rows_in']:,} rows, "
+            f"{split} has no {kind}reviews: of {counts['rows_in']:,} rows, "
             f"{sum(sum(counts['splits'][name].values()) for name in LABELLED):,} distinct labelled reviews are left "
             f"({counts['splits']['unlabelled']:,} are unlabelled, {counts['contradictions']:,} contradictory, "
-            f"{counts['quarantined']:,} without text); add reviews of both labels, or change the shares, salt and "
+            f"{counts['quarantined']:,} without text); add reviews of every class, or change the shares, salt and "
             "sources of the split"
         )

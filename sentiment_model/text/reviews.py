@@ -12,7 +12,7 @@ REVIEW_SCHEMA = pl.Schema(
     {
         "review_id": pl.String(),
         "text": pl.String(),
-        "label": pl.Int8(),  # 1 positive, 0 negative, null unlabelled
+        "label": pl.Int8(),  # number of the class; null unlabelled
         "rating": pl.Float64(),  # in the source's own scale
         "source": pl.String(),
         "group": pl.String(),  # what the review is about, or who wrote it; null where nobody knows

@@ -1,4 +1,4 @@
-"""Training of the recurrent classifier: to tell positive reviews from negative ones."""
+"""Training of the recurrent classifier: to tell the classes of reviews apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sentiment_model.config import ModelConfig, TrainConfig
@@ -14,6 +13,7 @@ from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.networks.outputs import logits_of, shares_of
 from sentiment_model.training.calibration import calibrated_loss
 from sentiment_model.training.history import EpochMetrics, Observer
 from sentiment_model.training.loop import run_training
@@ -21,12 +21,12 @@ from sentiment_model.training.loop import run_training
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The best weights by validation loss, and how training went."""
+    """The best weights by validation loss, how training went, and the network's answers to the validation reviews."""
 
     weights: dict[str, Tensor]
     history: list[EpochMetrics]
     best_epoch: int
-    validation_logits: Tensor
+    validation_answers: Tensor
 
 
 def train(
@@ -38,6 +38,7 @@ def train(
     *,
     device: torch.device,
     checkpoint: Path,
+    classes: int = 2,
     observer: Observer | None = None,
     pretrained: Mapping[str, Tensor] | None = None,
     fixed_embedding: bool = False,
@@ -45,13 +46,14 @@ def train(
     """Train a classifier, see :func:`sentiment_model.training.loop.run_training`.
 
     Args:
-        train_reviews: labelled reviews; a label may be a probability.
+        train_reviews: labelled reviews; a label may be probabilities.
         validation_reviews: labelled reviews that choose the epoch.
         vocabulary_size: number of token ids.
         model_config: architecture.
         config: optimisation.
         device: where to compute.
         checkpoint: file from which an interrupted training resumes.
+        classes: how many there are.
         observer: is told how training goes.
         pretrained: tensors of the encoder's state to start from, instead of random ones.
         fixed_embedding: whether the embedding stays as it is.
@@ -62,7 +64,7 @@ def train(
     """
     check_labels(train_reviews, validation_reviews)
     torch.manual_seed(config.seed)
-    network = SentimentNetwork(vocabulary_size, model_config)
+    network = SentimentNetwork(vocabulary_size, model_config, classes)
     if pretrained:
         network.encoder.load_state_dict({**network.encoder.state_dict(), **pretrained})
     network.encoder.embedding.requires_grad_(not fixed_embedding)
@@ -73,7 +75,7 @@ def train(
         weights={name: tensor.cpu() for name, tensor in trained.weights.items()},
         history=[EpochMetrics(**metrics) for metrics in trained.history],
         best_epoch=trained.best_epoch,
-        validation_logits=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
+        validation_answers=predict_logits(network, validation_reviews, config.tokens_per_batch, device),
     )
 
 
@@ -90,7 +92,7 @@ def check_labels(train_reviews: TokenizedReviews, validation_reviews: TokenizedR
 
 @dataclass
 class _Classification:
-    """To tell positive reviews from negative ones."""
+    """To tell the classes of reviews apart."""
 
     network: SentimentNetwork
     reviews: TokenizedReviews
@@ -100,21 +102,21 @@ class _Classification:
 
     def loss(self, network: nn.Module, rows: Tensor, padded_length: int) -> Tensor:
         ids, lengths = self.reviews.batch(rows, padded_length)
-        logits = network(ids.to(self.device), lengths.to(self.device))
-        labels = self.reviews.labels[rows].to(self.device)
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        logits = logits_of(network(ids.to(self.device), lengths.to(self.device)))
+        shares = shares_of(self.reviews.labels[rows].to(self.device), logits.shape[1])
+        return -(shares * logits.log_softmax(dim=1)).sum()
 
     def count(self, rows: Tensor) -> int:
         return len(rows)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         kept = cast("SentimentNetwork", network)
-        logits = predict_logits(kept, self.validation_reviews, self.tokens_per_batch, self.device)
+        logits = logits_of(predict_logits(kept, self.validation_reviews, self.tokens_per_batch, self.device))
         labels = self.validation_reviews.labels
         # The loss that the model will have in use: with calibrated probabilities, over-confidence costs nothing.
         return {
             "validation_loss": calibrated_loss(logits.numpy(), labels.numpy()),
-            "validation_accuracy": ((logits > 0) == (labels > 0.5)).double().mean().item(),
+            "validation_accuracy": (logits.argmax(dim=1) == labels).double().mean().item(),
         }
 
     def report(self, observer: Observer, metrics: dict[str, Any]) -> None:

@@ -93,12 +93,12 @@ def count_known(
         values: token ids.
         starts: where in them each review starts.
         lengths: and how many it has.
-        labels: of the reviews.
+        labels: of the reviews, shape (reviews, labels).
         max_order: tokens of the longest n-grams.
         first: of the buckets.
         end: the bucket after the last.
         entries: what :func:`sentiment_model.training.ngram_counts.entries_of` makes of the known n-grams.
-        counts: is added to: the reviews that have each, and the sum of their labels, shape (n-grams, 2).
+        counts: is added to: the reviews that have each, and the sums of their labels, shape (n-grams, 1 + labels).
     """
     hashes, seen = room_for(lengths, max_order)
     found = np.empty(len(hashes), np.uint64)
@@ -112,4 +112,5 @@ def count_known(
             if entry != 0 and entry >> np.uint64(32) == check_in(hashes[number]):
                 place = (entry & np.uint64(0xFFFFFFFF)) - np.uint64(1)
                 counts[place, 0] += 1
-                counts[place, 1] += labels[row]
+                for label in range(labels.shape[1]):
+                    counts[place, 1 + label] += labels[row, label]

@@ -72,17 +72,19 @@ class Regressions:
         return scores
 
 
-def rounds(reviews: TokenizedReviews, ngrams: NGramValues, strengths: NDArray[np.float64]) -> Iterator[Regressions]:
+def rounds(
+    reviews: TokenizedReviews, labels: NDArray[np.float32], ngrams: NGramValues, strengths: NDArray[np.float64]
+) -> Iterator[Regressions]:
     """Fit, and yield what there is after each round, without end.
 
     Args:
-        reviews: reviews with labels; a label may be a probability.
+        reviews: the reviews.
+        labels: 0 to 1: how likely each is of the class in question, shape (reviews,).
         ngrams: their n-grams.
         strengths: what each regression multiplies the losses with, whose sum it adds to half of its weights' squares.
             The bias is not regularised.
     """
     values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
-    labels = reviews.labels.numpy()
     averaged = np.clip(ngrams.reviews, 1, _SHARDS)
     share = (1 / averaged).astype(np.float32)[:, None]
     lines = np.zeros((len(ngrams.values), 1 + len(strengths)), dtype=np.float32)

@@ -15,8 +15,9 @@ from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.inference import predict_logits
 from sentiment_model.networks.network import EMBEDDING_STD, PAD_ID, SentimentNetwork
 from sentiment_model.networks.ngrams import NGramScore
+from sentiment_model.networks.outputs import answers_of, logits_of, probabilities_of
 from sentiment_model.sources.vectors import WordVectors
-from sentiment_model.training.calibration import Floats, fit_combination, fit_temperature
+from sentiment_model.training.calibration import fit_combination, fit_temperature
 from sentiment_model.training.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.training.classification import TrainingResult, check_labels, train
 from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
@@ -57,7 +58,7 @@ class FittedModel:
         network: architecture.
         weights: the state.
         temperature: divisor of the logits that calibrates them.
-        probabilities: calibrated, of the validation reviews, float64, shape (reviews,).
+        probabilities: calibrated, of the validation reviews, float64, shape (reviews, classes).
         history: how the training of this network went.
     """
 
@@ -78,6 +79,7 @@ def fit_model(
     *,
     device: torch.device,
     checkpoint: Path,
+    classes: int = 2,
     vectors: WordVectors | None = None,
     observer: PhaseObserver | None = None,
 ) -> FittedModel | None:
@@ -98,6 +100,7 @@ def fit_model(
         config: optimisation.
         device: where to compute.
         checkpoint: file from which an interrupted training resumes; each phase has one of its own beside it.
+        classes: how many there are.
         vectors: of some tokens, with as many numbers as an embedding.
         observer: is told how training goes.
 
@@ -142,6 +145,7 @@ def fit_model(
             config,
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, phase),
+            classes=classes,
             observer=_PhaseReporter(observer, phase),
             pretrained=start,
             fixed_embedding=fixed_embedding,
@@ -154,8 +158,7 @@ def fit_model(
             teacher,
             questions,
             validation,
-            vocabulary_size,
-            model_config,
+            SentimentNetwork(vocabulary_size, model_config, classes),
             device=device,
             checkpoint=_phase_checkpoint(checkpoint, "answers"),
             observer=_PhaseReporter(observer, "answers"),
@@ -168,8 +171,9 @@ def fit_model(
         result = fit_network("training", reviews, model_config, start)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
-    wide = fit_ngrams(reviews, validation, model_config.ngrams) if model_config.ngrams else None
-    return _weigh(model_config, result, wide, validation)
+    wide = fit_ngrams(reviews, validation, model_config.ngrams, classes) if model_config.ngrams else None
+    prior = reviews.labels.long().bincount(minlength=classes).double() / len(reviews)
+    return _weigh(model_config, result, wide, validation, -config.prior_shift * prior.log())
 
 
 def student_of(teacher: ModelConfig) -> ModelConfig:
@@ -213,57 +217,63 @@ class _PhaseReporter:
 
 
 def _weigh(
-    network: ModelConfig, result: TrainingResult, wide: NGramScore | None, validation: TokenizedReviews
+    network: ModelConfig,
+    result: TrainingResult,
+    wide: NGramScore | None,
+    validation: TokenizedReviews,
+    prior_shift: Tensor,
 ) -> FittedModel:
-    """Put the parts together, the wide one scaled so that their sum is the logit."""
+    """Put the parts together, the wide one scaled so that their sums are the logits.
+
+    `prior_shift` is added to the calibrated logits of the classes, shape (classes,).
+    """
     weights = {f"recurrent.{name}": tensor for name, tensor in result.weights.items()}
-    logits, labels = result.validation_logits.numpy(), validation.labels.numpy()
+    answers, labels = result.validation_answers.double(), validation.labels.numpy()
     if wide is None:
-        temperature = fit_temperature(logits, labels)
-        return FittedModel(network, weights, temperature, _sigmoid(logits, temperature), result.history)
-    scores = predict_logits(wide, validation, TOKENS_PER_BATCH, torch.device("cpu")).numpy()
-    temperature, scale, shift = fit_combination(logits, scores, labels)
-    weights |= {
-        "wide.weight": wide.weight * scale,
-        "wide.check": wide.check,
-        "wide.bias": wide.bias * scale + shift,
-        "wide.counts_once": wide.counts_once,
-    }
-    probabilities = _sigmoid(logits + scale * scores + shift, temperature)
-    return FittedModel(network, weights, temperature, probabilities, result.history)
-
-
-def _sigmoid(logits: Floats, temperature: float) -> Tensor:
-    return torch.sigmoid(torch.from_numpy(logits).double() / temperature)
+        temperature = fit_temperature(logits_of(answers).numpy(), labels)
+        shift = answers_of(prior_shift * temperature)
+        weights["recurrent.classifier.bias"] = weights["recurrent.classifier.bias"] + shift.float()
+    else:
+        scores = predict_logits(wide, validation, TOKENS_PER_BATCH, torch.device("cpu")).double()
+        temperature, scale, shifts = fit_combination(logits_of(answers).numpy(), logits_of(scores).numpy(), labels)
+        shift = answers_of(torch.from_numpy(shifts) + prior_shift * temperature)
+        weights |= {
+            "wide.weight": wide.weight * scale,
+            "wide.check": wide.check,
+            "wide.bias": wide.bias * scale + shift.float(),
+            "wide.counts_once": wide.counts_once,
+        }
+        answers = answers + scale * scores
+    return FittedModel(network, weights, temperature, probabilities_of(answers + shift, temperature), result.history)
 
 
 def _answers(
     teacher: TrainingResult,
     reviews: TokenizedReviews,
     validation: TokenizedReviews,
-    vocabulary_size: int,
-    config: ModelConfig,
+    network: SentimentNetwork,
     *,
     device: torch.device,
     checkpoint: Path,
     observer: _PhaseReporter,
 ) -> Tensor:
-    """Return the teacher's calibrated probabilities, float32, shape (reviews,); each process computes its share.
+    """Return the teacher's calibrated probabilities, float32, shape (reviews, classes).
 
-    They are kept in a checkpoint, so that a training that stops later does not ask again.
+    Each process computes its share. They are kept in a checkpoint, so that a training that stops later does not ask
+    again.
     """
     if saved := load_checkpoint(checkpoint):
         return saved[0]["answers"]
-    network = SentimentNetwork(vocabulary_size, config).to(device)
-    network.load_state_dict(teacher.weights)
+    network.to(device).load_state_dict(teacher.weights)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     share = torch.arange(rank, len(reviews), world)
-    temperature = fit_temperature(teacher.validation_logits.numpy(), validation.labels.numpy())
-    answers = torch.zeros(len(reviews), device=device)
-    logits = predict_logits(
+    temperature = fit_temperature(logits_of(teacher.validation_answers).numpy(), validation.labels.numpy())
+    found = predict_logits(
         network, reviews.take(share), TOKENS_PER_BATCH, device, on_batch=observer.on_step if rank == 0 else None
     )
-    answers[share.to(device)] = _sigmoid(logits.numpy(), temperature).to(answers)
+    probabilities = probabilities_of(found, temperature).to(device, torch.float32)
+    answers = torch.zeros(len(reviews), probabilities.shape[1], device=device)
+    answers[share.to(device)] = probabilities
     if world > 1:
         dist.all_reduce(answers)
     answers = answers.cpu()

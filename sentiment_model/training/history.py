@@ -21,7 +21,7 @@ class PretrainingMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics(PretrainingMetrics):
-    """Figures of one epoch; losses are mean binary cross-entropy in nats, rates are per second of training.
+    """Figures of one epoch; losses are mean cross-entropy in nats, rates are per second of training.
 
     The validation loss is taken after temperature scaling, as the model is used; the training loss is before it.
     """

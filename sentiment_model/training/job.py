@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ValidationError
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import ModelConfig, TrainConfig
 from sentiment_model.errors import ModelError, SentimentError
 from sentiment_model.models.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, save_bundle
@@ -29,7 +30,7 @@ from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.fitting import FittedModel, PhaseObserver, fit_model
 from sentiment_model.training.history import EpochMetrics, Phase, PretrainingMetrics
 
-TRAIN = Stage("train", 12)
+TRAIN = Stage("train", 13)
 HISTORY = "history.json"
 
 _MAX_CPU_PROCESSES = 4  # a batch in more parts is small work each, and has to be summed more often
@@ -40,6 +41,7 @@ class TrainingJob(BaseModel):
 
     tokens: DatasetRef
     vectors: DatasetRef | None = None
+    classes: Classes
     model: ModelConfig
     train: TrainConfig
     device: DeviceName
@@ -48,7 +50,7 @@ class TrainingJob(BaseModel):
 
 
 def training_identity(
-    tokens: DatasetRef, vectors: DatasetRef | None, model: ModelConfig, config: TrainConfig
+    tokens: DatasetRef, vectors: DatasetRef | None, classes: Classes, model: ModelConfig, config: TrainConfig
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the inputs and the parameters that a trained model is named by.
 
@@ -58,7 +60,11 @@ def training_identity(
     """
     train = config.model_dump(exclude={"checkpoint_seconds"})
     inputs = {"tokenize": tokens.fingerprint} | ({"vectors": vectors.fingerprint} if vectors else {})
-    return inputs, {"model": model.model_dump(exclude={"vectors"}), "train": train}
+    return inputs, {
+        "classes": classes.model_dump(mode="json"),
+        "model": model.model_dump(exclude={"vectors"}),
+        "train": train,
+    }
 
 
 def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
@@ -115,6 +121,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
         job.train,
         device=choose_device(job.device),
         checkpoint=job.checkpoint,
+        classes=len(job.classes),
         vectors=read_vectors(open_dataset(job.vectors)) if job.vectors else None,
         observer=observer,
     )
@@ -124,6 +131,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
             fitted.weights,
             vocabulary,
             fitted.network,
+            job.classes,
             max_tokens=tokens.manifest.parameters["max_tokens"],
             temperature=fitted.temperature,
             trained_on={**tokens.manifest.inputs, "tokenize": job.tokens.fingerprint},
@@ -134,7 +142,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
 
 def _reference(tokens: Dataset, fitted: FittedModel) -> Histograms:
     lengths = tokens.scan("validation").select("n_tokens", "n_unknown").collect()
-    scores = lengths.with_columns(probability=pl.Series(fitted.probabilities.numpy()))
+    scores = lengths.with_columns(probability=pl.Series(fitted.probabilities[:, -1].numpy()))
     return histograms(scores.filter(pl.col("n_tokens") > 0))
 
 

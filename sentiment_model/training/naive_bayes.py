@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.ngrams import NGramScore, bucket_of, check_of
+from sentiment_model.networks.outputs import count_outputs, shares_of
 from sentiment_model.training.calibration import calibrated_loss
-from sentiment_model.training.dual_ascent import NGramValues, Regressions, rounds
+from sentiment_model.training.dual_ascent import NGramValues, rounds
 from sentiment_model.training.ngram_counts import NGramCounts, count_ngrams, entries_of
 
 _INVERSE_REGULARISATIONS = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -25,8 +26,8 @@ _WORTH_A_ROUND = 1e-4  # nats of validation loss
 _PRIOR_REVIEWS = 1.0
 
 
-def fit_ngrams(reviews: TokenizedReviews, validation: TokenizedReviews, max_order: int) -> NGramScore:
-    """Fit the n-gram weights on labelled reviews of both classes.
+def fit_ngrams(reviews: TokenizedReviews, validation: TokenizedReviews, max_order: int, classes: int = 2) -> NGramScore:
+    """Fit the n-gram weights on labelled reviews: of the second of two classes, or of each of more against the others.
 
     The calibrated log loss of the validation reviews chooses among strengths of the regularisation, and says when to
     stop. N-grams of fewer than two reviews get no weight, nor those that are not the most frequent of their bucket.
@@ -38,35 +39,58 @@ def fit_ngrams(reviews: TokenizedReviews, validation: TokenizedReviews, max_orde
         reviews: reviews with labels.
         validation: others with labels.
         max_order: largest number of tokens in an n-gram.
+        classes: how many there are.
 
     Raises:
         QualityError: the validation reviews are of one class.
     """
-    counts = count_ngrams(reviews, max_order)
-    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts), counts.reviews, max_order)
-    labels = validation.labels.numpy()
-    lowest, best, waited = np.inf, NGramScore(max_order), 0
-    for fitted in islice(rounds(reviews, ngrams, np.array(_INVERSE_REGULARISATIONS)), _MOST_ROUNDS):
-        losses = [calibrated_loss(logits, labels) for logits in fitted.scores(validation).T]
-        waited = 0 if min(losses) < lowest - _WORTH_A_ROUND else waited + 1
-        if min(losses) < lowest:
-            lowest, best = min(losses), _score(fitted, int(np.argmin(losses)), torch.from_numpy(counts.hashes))
-        if waited == _PATIENCE:
-            break
-    return best
+    score = NGramScore(max_order, classes)
+    labels, truth = (_labels(split, classes) for split in (reviews, validation))
+    counts = count_ngrams(reviews, labels, max_order)
+    entries, ratios, buckets = entries_of(counts.hashes), log_ratio(counts), bucket_of(torch.from_numpy(counts.hashes))
+    score.check[buckets] = check_of(torch.from_numpy(counts.hashes))
+    for output in range(labels.shape[1]):
+        ngrams = NGramValues(entries, ratios[:, output], counts.reviews, max_order)
+        weights, bias = _fit(reviews, labels[:, output], ngrams, validation, truth[:, output])
+        score.weight[buckets, output] = torch.from_numpy(weights)
+        score.bias[output] = bias
+    return score
 
 
 def log_ratio(counts: NGramCounts) -> NDArray[np.float64]:
-    """Return by how much each n-gram is more frequent in positive reviews than in negative ones, in nats."""
-    positive = _PRIOR_REVIEWS + counts.positive
-    negative = _PRIOR_REVIEWS + counts.reviews - counts.positive
-    ratio: NDArray[np.float64] = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
+    """Return by how much each n-gram is more frequent in reviews of a label than in others, in nats.
+
+    The shape is (n-grams, labels).
+    """
+    with_label = _PRIOR_REVIEWS + counts.labelled
+    without = _PRIOR_REVIEWS + counts.reviews[:, None] - counts.labelled
+    ratio: NDArray[np.float64] = np.log(with_label / with_label.sum(axis=0)) - np.log(without / without.sum(axis=0))
     return ratio
 
 
-def _score(fitted: Regressions, strength: int, hashes: torch.Tensor) -> NGramScore:
-    score = NGramScore(fitted.ngrams.max_order)
-    score.weight[bucket_of(hashes)] = torch.from_numpy(fitted.weights(strength))
-    score.check[bucket_of(hashes)] = check_of(hashes)
-    score.bias.fill_(float(fitted.biases[strength]))
-    return score
+def _labels(reviews: TokenizedReviews, classes: int) -> NDArray[np.float32]:
+    """Return how much of each review is of the class that each output stands for, shape (reviews, outputs)."""
+    shares = shares_of(reviews.labels, classes).numpy()
+    return np.ascontiguousarray(shares[:, -count_outputs(classes) :])
+
+
+def _fit(
+    reviews: TokenizedReviews,
+    labels: NDArray[np.float32],
+    ngrams: NGramValues,
+    validation: TokenizedReviews,
+    truth: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], float]:
+    """Return the weights of one output's n-grams, shape (n-grams,), and its bias."""
+    lowest, waited = np.inf, 0
+    best = np.zeros(len(ngrams.values), dtype=np.float32), 0.0
+    for fitted in islice(rounds(reviews, labels, ngrams, np.array(_INVERSE_REGULARISATIONS)), _MOST_ROUNDS):
+        scores = fitted.scores(validation).T
+        losses = [calibrated_loss(np.stack([np.zeros_like(logits), logits], axis=1), truth) for logits in scores]
+        waited = 0 if min(losses) < lowest - _WORTH_A_ROUND else waited + 1
+        if min(losses) < lowest:
+            strength = int(np.argmin(losses))
+            lowest, best = min(losses), (fitted.weights(strength), float(fitted.biases[strength]))
+        if waited == _PATIENCE:
+            break
+    return best

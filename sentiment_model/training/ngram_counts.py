@@ -1,4 +1,4 @@
-"""Which n-grams get a weight, and how many reviews of either class have them.
+"""Which n-grams get a weight, and how many reviews of each class have them.
 
 Two passes over the token ids. The first finds the n-gram of each bucket that most reviews have, by Space-Saving of
 Metwally et al. (2005), "Efficient Computation of Frequent and Top-k Elements in Data Streams": each bucket remembers a
@@ -25,23 +25,24 @@ class NGramCounts:
 
     Attributes:
         hashes: of the n-grams, int64, of one bucket each, in the order of the buckets.
-        reviews: that have each, and
-        positive: the sum of these reviews' labels, float64.
+        reviews: that have each, float64, shape (n-grams,), and
+        labelled: the sums of these reviews' labels, float64, shape (n-grams, labels).
     """
 
     hashes: NDArray[np.int64]
     reviews: NDArray[np.float64]
-    positive: NDArray[np.float64]
+    labelled: NDArray[np.float64]
 
 
-def count_ngrams(reviews: TokenizedReviews, max_order: int) -> NGramCounts:
+def count_ngrams(reviews: TokenizedReviews, labels: NDArray[np.float32], max_order: int) -> NGramCounts:
     """Count the n-grams of two reviews or more, of each bucket the most frequent one.
 
     An n-gram counts once a review. Which one is the most frequent is exact where a bucket has no more n-grams than it
     remembers; in others it is found for certain if it is more than an eighth of all that occur.
 
     Args:
-        reviews: reviews with labels.
+        reviews: the reviews.
+        labels: what is added up over the reviews that have an n-gram, shape (reviews, labels).
         max_order: largest number of tokens in an n-gram.
     """
     values, starts, lengths = reviews.values.numpy(), reviews.starts.numpy(), reviews.lengths.numpy()
@@ -51,15 +52,15 @@ def count_ngrams(reviews: TokenizedReviews, max_order: int) -> NGramCounts:
         lambda first, end: find_frequent(values, starts, lengths, max_order, first, best[first:end]), BUCKETS, cores
     )
     hashes = best[best >= 0]
-    entries, labels = entries_of(hashes), reviews.labels.numpy()
-    counts = np.zeros((len(hashes), 2))
+    entries = entries_of(hashes)
+    counts = np.zeros((len(hashes), 1 + labels.shape[1]))
     share_out(
         lambda first, end: count_known(values, starts, lengths, labels, max_order, first, end, entries, counts),
         BUCKETS,
         cores,
     )
     kept = counts[:, 0] >= MIN_REVIEWS
-    return NGramCounts(hashes[kept], *counts[kept].T)
+    return NGramCounts(hashes[kept], counts[kept, 0], counts[kept, 1:])
 
 
 def entries_of(hashes: NDArray[np.int64]) -> NDArray[np.uint64]:

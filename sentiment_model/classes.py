@@ -1,0 +1,83 @@
+"""What a review can be: one of two classes or more; and which labels and ratings mean which."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Classes(BaseModel):
+    """The classes of a model, or of labelled reviews.
+
+    A label is a class's number, counted from 0.
+
+    Attributes:
+        names: of the classes; where they are ordered, from the lowest to the highest.
+        ordered: whether to take one class for its neighbour is a smaller mistake than to take it for another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    ordered: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+BINARY = Classes(names=("negative", "positive"))
+
+
+class Range(NamedTuple):
+    """Ratings from the lowest to the highest, both included."""
+
+    low: float
+    high: float
+
+
+_NUMBER = r"[+-]?\d+(?:\.\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})(?:\s*-\s*({_NUMBER}))?")
+_STARS = {
+    BINARY.names: (Range(1, 2), Range(4, 5)),
+    ("negative", "neutral", "positive"): (Range(1, 2), Range(3, 3), Range(4, 5)),
+}
+_SPELLINGS = {"negative": ("neg",), "neutral": ("neu",), "positive": ("pos",)}
+_BINARY_SPELLINGS = {"negative": ("0", "false"), "positive": ("1", "true")}
+
+
+def read_ranges(texts: Sequence[str]) -> tuple[Range, ...]:
+    """Return the ratings that texts like `1-2` and `3` say, which ascend.
+
+    Raises:
+        ValueError: a text says no range, or they do not ascend.
+    """
+    ranges = []
+    for text in texts:
+        found = _RANGE.fullmatch(text.strip())
+        if not found:
+            raise ValueError(f"{text!r} is no range of ratings; write 1-2, or 3")
+        ranges.append(Range(float(found[1]), float(found[2] or found[1])))
+    bounds = [bound for found in ranges for bound in found]
+    if bounds != sorted(bounds) or any(one.high == two.low for one, two in pairwise(ranges)):
+        raise ValueError("the ranges of ratings must ascend, as 1-2,3,4-5 do")
+    return tuple(ranges)
+
+
+def usual_ranges(names: tuple[str, ...]) -> tuple[Range, ...] | None:
+    """Return the ratings of classes that are named by them, or those of up to five stars that common names mean.
+
+    Raises:
+        ValueError: the names are numbers that do not ascend.
+    """
+    if all(_RANGE.fullmatch(name.strip()) for name in names):
+        return read_ranges(names)
+    return _STARS.get(tuple(name.lower() for name in names))
+
+
+def usual_spellings(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return for each class other values of a label column that commonly mean it."""
+    folded = tuple(name.lower() for name in names)
+    more = _BINARY_SPELLINGS if folded == BINARY.names else {}
+    return tuple(_SPELLINGS.get(name, ()) + more.get(name, ()) for name in folded)
