@@ -81,6 +81,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tupl
     tokens = tokenize(store, run.tokenize, reviews, "0" * 20)
     job = TrainingJob(
         tokens=tokens.ref,
+        classes=run.ingest.told_apart(),
         model=run.model,
         train=resolve_processes(run.train.model_copy(update={"seed": seed}), "cpu"),
         device="cpu",  # like the peers

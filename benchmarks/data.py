@@ -89,7 +89,10 @@ def clean(
     if unlabelled:
         inputs["unlabelled"] = unlabelled.ref.fingerprint
     more = unlabelled.scan() if unlabelled else None
-    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, more, run.clean))[0]
+    classes = run.ingest.told_apart()
+    return store.materialise(
+        CLEAN, inputs, parameters, lambda writer: write_cleaned(writer, reviews, None, more, classes, run.clean)
+    )[0]
 
 
 def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:

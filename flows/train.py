@@ -80,7 +80,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     tokens = tokenize(cleaned, run.tokenize)
     start = vectors(tokens, words) if words else None
     config = resolve_processes(run.train, settings.device)
-    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, classes, run.model, config))
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, run.model, config))
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, start, classes, run.model, config, tracker, log.run_id)

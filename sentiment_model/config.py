@@ -33,6 +33,9 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             del field["anyOf"]
             field.pop("default", None)  # null
             field |= kinds[0]
+            if field.get("type") == "boolean":  # a switch has no third position
+                del field["type"]
+                field["enum"] = [True, False]
             if "enum" in field:
                 field["enum"] = [*field["enum"], None]  # not shown, but a null from elsewhere stays valid
         field["position"] = position
@@ -132,7 +135,6 @@ class IngestConfig(ReviewFiles):
     )
     ordered: bool | None = Field(
         None,
-        json_schema_extra={"enum": [True, False]},
         description="Whether the classes have an order; left empty, those of ratings do.",
     )
     dropped_labels: tuple[str, ...] = Field(

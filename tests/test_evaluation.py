@@ -362,7 +362,7 @@ def records(run: TrainingRun) -> list[StageRecord]:
                 "source": "files",
                 "path": "PATH",
                 "preset": "yelp",
-                "positive_labels": ['very, "very" good', "it's $HOME"],
+                "labels": ["bad", 'very, "very" good|it\'s $HOME'],
                 "columns": {"text": "body text", "rating": "stars"},
             },
             "test": {"source": "aclimdb", "path": "PATH", "max_bad_share": 0.0},

@@ -78,7 +78,9 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert found["baseline"].to_list() == pytest.approx([i / 1000 for i in range(80)])
 
     def temperature(split: pl.DataFrame) -> float:
-        return fit_temperature(predictor.predict(split["text"])["recurrent"].arr.last().to_numpy(), split["label"].to_numpy())
+        return fit_temperature(
+            predictor.predict(split["text"])["recurrent"].arr.last().to_numpy(), split["label"].to_numpy()
+        )
 
     fitted = temperature(parts["validation"])
     assert temperature(test) > 2 * fitted  # where labels contradict the logits, no temperature is too high
