@@ -82,7 +82,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tupl
     job = TrainingJob(
         tokens=tokens.ref,
         classes=run.ingest.told_apart(),
-        model=run.model,
+        model=run.model.suited_to(tokens.counts["unit"]),
         train=resolve_processes(run.train.model_copy(update={"seed": seed}), "cpu"),
         device="cpu",  # like the peers
         checkpoint=model.parent / "checkpoint.safetensors",

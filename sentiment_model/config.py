@@ -284,13 +284,13 @@ class ModelConfig(ProfileSection):
     pooling: tuple[Pooling, ...] = Field(
         ("mean", "last"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
-    ngrams: int = Field(
-        3,
+    ngrams: int | None = Field(
+        None,
         ge=0,
         le=5,
         title="N-grams",
-        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out; where tokens "
-        "are characters, 5 is better than 3.",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out. Left empty, it "
+        "is 3, or 5 where tokens are characters.",
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
@@ -301,6 +301,16 @@ class ModelConfig(ProfileSection):
         if len(set(self.pooling)) != len(self.pooling):
             raise ValueError("pooling names the same kind twice")
         return self
+
+    @property
+    def ngram_order(self) -> int:
+        """Tokens of the longest n-grams of the linear part; 0 where there is none."""
+        return 3 if self.ngrams is None else self.ngrams
+
+    def suited_to(self, unit: str) -> "ModelConfig":
+        """Return the architecture with what is left to the unit of the tokens."""
+        order = 5 if self.ngrams is None and unit == "character" else self.ngram_order
+        return self.model_copy(update={"ngrams": order})
 
 
 class TrainConfig(ProfileSection):
