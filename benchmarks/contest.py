@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
+from sentiment_model.classes import BINARY
 from sentiment_model.config import TrainingRun
 from sentiment_model.store.datasets import DatasetWriter, Store
 
@@ -81,6 +82,7 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tupl
     tokens = tokenize(store, run.tokenize, reviews, "0" * 20)
     job = TrainingJob(
         tokens=tokens.ref,
+        classes=BINARY,
         model=run.model,
         train=resolve_processes(run.train.model_copy(update={"seed": seed}), "cpu"),
         device="cpu",  # like the peers

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sentiment_model.classes import BINARY
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
@@ -89,7 +90,11 @@ def clean(
     if unlabelled:
         inputs["unlabelled"] = unlabelled.ref.fingerprint
     more = unlabelled.scan() if unlabelled else None
-    return store.materialise(CLEAN, inputs, parameters, lambda w: write_cleaned(w, reviews, None, more, run.clean))[0]
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        return write_cleaned(writer, reviews, None, more, BINARY, run.clean)
+
+    return store.materialise(CLEAN, inputs, parameters, write)[0]
 
 
 def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 from pydantic_settings import CliApp
+from scipy.special import softmax
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.errors import ConfigurationError, QualityError
 from sentiment_model.evaluation import baseline as baseline_module
@@ -24,7 +26,10 @@ CONFIG = EvaluateConfig(bootstrap_samples=100, mistakes=3)
 
 
 def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame:
-    """Scored reviews of which the model gets most right; every fifth is a Rotten Tomatoes snippet."""
+    """Scored reviews of which the model gets most right; every fifth is a Rotten Tomatoes snippet.
+
+    Figures are those of positive, which :func:`evaluate` makes figures of both classes of.
+    """
     generator = np.random.default_rng(seed)
     labels = generator.integers(2, size=rows)
     logits = generator.normal(size=rows) + 1.5 * (2 * labels - 1)
@@ -45,8 +50,53 @@ def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame
     ).with_columns(**columns)
 
 
+def of_both(frame: pl.DataFrame) -> pl.DataFrame:
+    shares = [name for name in ("probability", "recurrent", "baseline", "champion") if name in frame.columns]
+    return frame.with_columns(
+        pl.concat_arr(0 * pl.col("logit"), "logit").alias("logits"),
+        *(pl.concat_arr(1 - pl.col(n), n).alias(n) for n in shares),
+    ).rename({"probability": "probabilities"})
+
+
 def evaluate(test: pl.DataFrame, config: EvaluateConfig = CONFIG, **options: Any) -> Evaluation:
-    return evaluate_model(held_out(100, 1), test, config, temperature=1.5, history=[], lineage=[], **options)
+    facts: dict[str, Any] = {"temperature": 1.5, "history": [], "lineage": []}
+    return evaluate_model(of_both(held_out(100, 1)), of_both(test), BINARY, config, **facts, **options)
+
+
+ORDERED = Classes(names=("bad", "middling", "good"), ordered=True)
+
+
+def held_out_of(classes: Classes, rows: int = 600, seed: int = 0) -> pl.DataFrame:
+    """Scored reviews of these classes, each rarer than the one before."""
+    generator, count = np.random.default_rng(seed), len(classes)
+    frequency = 1 / np.arange(1.0, count + 1)
+    labels = generator.choice(count, size=rows, p=frequency / frequency.sum())
+    labels[:count] = range(count)
+    logits = generator.normal(size=(rows, count)) + 2.5 * np.eye(count)[labels]
+
+    def shares(noise: float) -> pl.Series:
+        return pl.Series(softmax(logits + noise * generator.normal(size=logits.shape), axis=1))
+
+    return pl.DataFrame(
+        {
+            "review_id": [f"r{i:03d}" for i in range(rows)],
+            "group": pl.Series([None] * rows, dtype=pl.String),
+            "source": "shop",
+            "text": [f"it is {'not ' * (i % 2)}good {i}" for i in range(rows)],
+            "label": pl.Series(labels, dtype=pl.Int8),
+            "logits": pl.Series(1.5 * logits),
+            "probabilities": shares(0.0),
+            "recurrent": shares(0.5),
+            "baseline": shares(1.5),
+            "n_tokens": pl.Series(generator.integers(0, 600, size=rows), dtype=pl.Int32),
+            "n_unknown": pl.Series(generator.integers(0, 2, size=rows), dtype=pl.Int32),
+        }
+    )
+
+
+def evaluate_of(classes: Classes, test: pl.DataFrame, **options: Any) -> Evaluation:
+    facts: dict[str, Any] = {"temperature": 1.5, "history": [], "lineage": []}
+    return evaluate_model(held_out_of(classes, 200, 1), test, classes, CONFIG, **facts, **options)
 
 
 def correct(frame: pl.DataFrame, column: str = "probability") -> pl.Series:
@@ -61,9 +111,9 @@ def test_separate_sources_stay_out_of_the_headline() -> None:
     assert found.test.metrics["accuracy"].value == pytest.approx(correct(headline).mean())
     assert found.baseline_test.metrics["accuracy"].value == pytest.approx(correct(headline, "baseline").mean())
     scores = found.test
-    assert scores.true_positives + scores.false_negatives == scores.positives == headline["label"].sum()
-    assert scores.true_negatives + scores.false_positives == scores.rows - scores.positives
-    assert scores.true_positives + scores.true_negatives == correct(headline).sum()
+    positives = headline["label"].sum()
+    assert scores.of_classes == [scores.rows - positives, positives]
+    assert scores.confusion[0][0] + scores.confusion[1][1] == correct(headline).sum()
     assert evaluate(test, CONFIG.model_copy(update={"separate_sources": ()})).test.rows == 400
 
 
@@ -84,15 +134,16 @@ def test_an_evaluation_with_undefined_metrics_survives_json() -> None:
 
 def test_a_headline_of_one_class_has_no_roc_curve() -> None:
     found = evaluate(held_out(label=pl.lit(1, pl.Int8)))
-    assert found.roc_curve == []
-    assert Evaluation.model_validate_json(found.model_dump_json()).test.positives == found.test.rows
+    assert found.roc_curves == [[]]
+    assert Evaluation.model_validate_json(found.model_dump_json()).test.of_classes == [0, found.test.rows]
 
 
 def test_the_roc_curve_is_thinned_and_has_the_area_that_the_metric_says() -> None:
     test = held_out(3000).with_columns(logit=pl.col("logit").round(1))  # ties, drawn as slopes
     test = test.with_columns(probability=1 / (1 + (-pl.col("logit")).exp()))
     found = evaluate(test)
-    x, y = np.array(found.roc_curve).T
+    (curve,) = found.roc_curves
+    x, y = np.array(curve).T
     assert len(x) <= 200
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     assert np.trapezoid(y, x) == pytest.approx(found.test.metrics["roc_auc"].value, abs=1e-3)
@@ -251,7 +302,8 @@ def test_the_most_confident_mistakes_come_first_and_long_texts_are_cut() -> None
 def test_temperature_scaling_is_seen_in_the_calibration_error() -> None:
     good = 1 / (1 + (-3 * pl.col("logit")).exp())
     same = evaluate(held_out(4000, logit=3 * pl.col("logit"), probability=good))
-    assert same.reliability_before == same.reliability_after
+    for before, after in zip(same.reliability_before, same.reliability_after, strict=True):
+        assert before.model_dump() == pytest.approx(after.model_dump())
     assert same.calibration_error_before == pytest.approx(same.test.metrics["calibration_error"].value)
     scaled = evaluate(held_out(4000, logit=9 * pl.col("logit"), probability=good))
     assert scaled.calibration_error_before > 2 * scaled.test.metrics["calibration_error"].value
@@ -269,8 +321,11 @@ def cleaned(words: list[str]) -> pl.LazyFrame:
     )
 
 
-def materialise(folder: Path, reviews: pl.LazyFrame, unit: Unit = "word") -> Dataset:
-    return Store(str(folder)).materialise(BASELINE, {}, {}, lambda writer: write_baseline(writer, reviews, unit))[0]
+def materialise(folder: Path, reviews: pl.LazyFrame, unit: Unit = "word", classes: Classes = BINARY) -> Dataset:
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        return write_baseline(writer, reviews, classes, unit)
+
+    return Store(str(folder)).materialise(BASELINE, {}, {}, write)[0]
 
 
 def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +339,7 @@ def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkey
         .collect()
     )
     assert joined.height == dataset.scan().collect().height == 40
-    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+    assert (joined["probabilities"].arr.arg_max() == joined["label"]).all()
 
 
 def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Path) -> None:
@@ -293,7 +348,7 @@ def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Pat
     dataset = materialise(tmp_path, reviews, "character")
     joined = reviews.join(dataset.scan(), on="text_hash").collect()
     assert joined.height == 40
-    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+    assert (joined["probabilities"].arr.arg_max() == joined["label"]).all()
     with pytest.raises(QualityError, match="no word is in two"):
         materialise(tmp_path / "words", reviews, "word")
 
@@ -362,7 +417,7 @@ def records(run: TrainingRun) -> list[StageRecord]:
                 "source": "files",
                 "path": "PATH",
                 "preset": "yelp",
-                "positive_labels": ['very, "very" good', "it's $HOME"],
+                "labels": ["no|nay", """very, "very" good|it's $HOME"""],
                 "columns": {"text": "body text", "rating": "stars"},
             },
             "test": {"source": "aclimdb", "path": "PATH", "max_bad_share": 0.0},

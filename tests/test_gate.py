@@ -5,17 +5,19 @@ import math
 import pytest
 
 from benchmarks.gate import NIGHTS, RULES, simulate
-from sentiment_model.config import GateConfig
+from sentiment_model.classes import BINARY, Classes
+from sentiment_model.config import GateConfig, TrainingRun
 from sentiment_model.evaluation.evaluate import ChampionComparison, Evaluation, Scores, SliceScore
 from sentiment_model.evaluation.gate import GateDecision, RuleResult, decide
-from sentiment_model.evaluation.metrics import METRICS, Difference, Interval
+from sentiment_model.evaluation.metrics import Difference, Interval, metrics_of
+
+METRICS = metrics_of(BINARY)
 
 
 def scores(accuracy: float) -> Scores:
     metrics = {name: Interval(value=accuracy, low=accuracy, high=accuracy) for name in METRICS}
     return Scores(
-        rows=1000, groups=1000, positives=500, metrics=metrics,
-        true_positives=400, false_positives=100, true_negatives=400, false_negatives=100,
+        rows=1000, groups=1000, confusion=[[400, 100], [100, 400]], metrics=metrics,
     )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def evaluation(
         over_baseline=differences(model - baseline, 0.9), over_majority=differences(0.3, over_majority),
         champion=champion, slices=slices or [], mistakes=[],
         temperature=1.0, calibration_error_before=0.0, reliability_before=[], reliability_after=[],
-        roc_curve=[], history=[], lineage=[], confidence=0.95,
+        roc_curves=[], history=[], lineage=[], confidence=0.95,
     )  # fmt: skip
 
 
