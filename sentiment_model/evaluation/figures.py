@@ -39,30 +39,29 @@ _STYLE: dict[Any, Any] = {
 
 
 MANY_CLASSES = 6
-"""With more classes than these, the confusion matrix needs the width of a page."""
+"""With more classes than these, the figures that tell them apart need the width of a page."""
 _NAMED_CURVES = len(_COLOURS) * len(_LINES)
 _NAME_CHARACTERS = 20
-_SIZE = 4.6, 3.8
+_SIZE, _WIDE, _LARGE = (4.6, 3.8), (9.2, 4.6), (9.2, 7.6)  # in inches
 _POINTS_OF_AN_INCH = 72
 _SHARES_TOLD = 4  # classes up to which the confusion matrix tells shares too
 
 
 def figures(evaluation: Evaluation) -> dict[str, str]:
     """Return the figures by name, each an SVG document: confusion matrix, ROC, calibration, loss curve."""
+    many = len(evaluation.classes) > MANY_CLASSES
     return {
-        "confusion_matrix": draw_svg(
-            "confusion_matrix",
-            (9.2, 7.6) if len(evaluation.classes) > MANY_CLASSES else _SIZE,
-            lambda figure: _confusion(figure.add_subplot(), evaluation),
+        "confusion_matrix": _draw(
+            "confusion_matrix", lambda axes: _confusion(axes, evaluation), _LARGE if many else _SIZE
         ),
-        "roc_curve": _draw("roc_curve", lambda axes: _roc(axes, evaluation)),
+        "roc_curve": _draw("roc_curve", lambda axes: _roc(axes, evaluation), _WIDE if many else _SIZE),
         "calibration": _draw("calibration", lambda axes: _calibration(axes, evaluation)),
         "loss_curve": _draw("loss_curve", lambda axes: _losses(axes, evaluation)),
     }
 
 
-def _draw(name: str, draw: Callable[[Axes], None]) -> str:
-    return draw_svg(name, _SIZE, lambda figure: draw(figure.add_subplot()))
+def _draw(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE) -> str:
+    return draw_svg(name, size, lambda figure: draw(figure.add_subplot()))
 
 
 def draw_svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
@@ -89,7 +88,7 @@ def draw_svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None
 
 def _short(name: str) -> str:
     """Return the name of a class as it stands at an axis: one short line."""
-    shown = " ".join("".join(" " if unicodedata.category(c).startswith("C") else c for c in name).split())
+    shown = " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in name).split())
     return shown if len(shown) <= _NAME_CHARACTERS else shown[: _NAME_CHARACTERS - 1] + "…"
 
 
@@ -106,7 +105,7 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
         xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal",
         xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true",
     )  # fmt: skip
-    cell = _SIZE[1] * (2 if count > MANY_CLASSES else 1) * 0.7 * _POINTS_OF_AN_INCH / count
+    cell = 0.7 * (_LARGE if count > MANY_CLASSES else _SIZE)[1] * _POINTS_OF_AN_INCH / count
     size = min(11.0, 0.75 * cell)
     axes.set_xticks(ticks, names, fontsize=size)
     axes.set_yticks(ticks, names, fontsize=size)
@@ -133,7 +132,7 @@ def _roc(axes: Axes, evaluation: Evaluation) -> None:
         lines += axes.plot(x, y, color=colour, linestyle=style, linewidth=1.2 if several else 2)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     if named:
-        size = min(9.0, 130 / len(lines))
+        size = min(9.0, 200 / len(lines))
         legend = axes.figure.legend(lines, map(str, range(len(lines))), loc="outside right upper", fontsize=size)
         for text, name in zip(legend.get_texts(), evaluation.classes.names, strict=True):
             text.set_text(_short(name))  # not as a label: one that begins with _ is left out

@@ -97,7 +97,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
             "description": description,
             "facts": facts[name],
             "svg": figures[name][figures[name].index("<svg") :],
-            "is_wide": name == "confusion_matrix" and len(evaluation.classes) > MANY_CLASSES,
+            "is_wide": name in ("confusion_matrix", "roc_curve") and len(evaluation.classes) > MANY_CLASSES,
         }
         for name, (title, description) in _figure_titles(evaluation).items()
     ]
@@ -195,7 +195,8 @@ def _mistake_list(evaluation: Evaluation) -> Iterator[str]:
     for mistake in evaluation.mistakes[:_MARKDOWN_MISTAKES]:
         text = mistake.text[:_MARKDOWN_CHARACTERS] + ("…" if len(mistake.text) > _MARKDOWN_CHARACTERS else "")
         true, predicted = (markdown_cell(evaluation.classes.names[n]) for n in (mistake.label, mistake.predicted))
-        yield f"- {true}, but {percent(mistake.probability)} {predicted} to the model: {markdown_cell(text)}"
+        probability = percent(mistake.probability)
+        yield f"- {true}, taken for {predicted} with probability {probability}: {markdown_cell(text)}"
     if not evaluation.mistakes:
         yield "None."
 
@@ -337,8 +338,8 @@ def _confusion_in_words(confusion: list[list[int]], names: tuple[str, ...]) -> s
         for predicted, count in enumerate(row)
         if count and predicted != true
     )
-    told = [f"{-n:,} {names[true]} for {names[predicted]}" for n, true, predicted in mistakes[:_TOLD_MISTAKES]]
-    often = f"; most often mistaken: {', '.join(told)}" if told else ""
+    told = [f"{-n:,} of {names[true]} taken for {names[predicted]}" for n, true, predicted in mistakes[:_TOLD_MISTAKES]]
+    often = f"; most often {', '.join(told)}" if told else ""
     return f"{right:,} of {sum(map(sum, confusion)):,} reviews labelled rightly{often}"
 
 
