@@ -170,15 +170,15 @@ class WeightedMetrics:
             spread = np.sqrt(_spread(predicted, total)) * np.sqrt(_spread(actual, total))
             covariance = hits.sum(axis=1) * total - (predicted * actual).sum(axis=1)
             matthews = np.where(spread > 0, covariance / spread, 0.0)
-            by_chance = ((actual @ (numbers[:, None] - numbers) ** 2) * predicted).sum(axis=1) / total
-            kappa = 1 - squares / by_chance
+            squares_by_chance = ((actual @ (numbers[:, None] - numbers) ** 2) * predicted).sum(axis=1) / total
+            quadratic_kappa = 1 - squares / squares_by_chance
         found = {
             "accuracy": hits.sum(axis=1) / total,
             "macro_f1": np.where(one_class, np.nan, _mean(f1)),
             "balanced_accuracy": np.where(one_class, np.nan, _mean(recall)),
             "matthews": np.where(one_class, np.nan, matthews),
             "mean_absolute_error": distance / total,
-            "quadratic_kappa": np.where(one_class, np.nan, kappa),
+            "quadratic_kappa": np.where(one_class, np.nan, quadratic_kappa),
             "roc_auc": roc_auc,
             "average_precision": average_precision,
             "brier": brier / total,
