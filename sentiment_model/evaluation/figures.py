@@ -95,11 +95,6 @@ def _short(name: str) -> str:
 def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     cells, names = evaluation.test.confusion, [_short(name) for name in evaluation.classes.names]
     count = len(names)
-    for i, row in enumerate(cells):
-        for j, rows in enumerate(row):
-            alpha = 0.05 + 0.45 * rows / max(1, sum(row))
-            # See-through, so that the page's text colour can be read on it, be the page light or dark.
-            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=BLUE, alpha=alpha))
     ticks = list(range(count))
     axes.set(
         xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal",
@@ -109,15 +104,20 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     size = min(11.0, 0.75 * cell)
     axes.set_xticks(ticks, names, fontsize=size)
     axes.set_yticks(ticks, names, fontsize=size)
-    if count > 2 and max(map(len, names)) * 0.6 * size > cell:  # else they would overlap
+    if max(map(len, names)) * 0.6 * size > cell:  # else they would overlap
         for text in axes.get_xticklabels():
             text.set(rotation=45, rotation_mode="anchor", horizontalalignment="right")
     digits = len(f"{max(map(max, cells)):,}")
     size = min(13.0, 0.75 * cell, 1.5 * cell / digits)
     for i, row in enumerate(cells):
         for j, rows in enumerate(row):
-            share = f"\n{100 * rows / max(1, sum(row)):.1f} %" if count <= _SHARES_TOLD else ""
-            axes.text(j, i, f"{rows:,}{share}", ha="center", va="center", fontsize=size)
+            if count > MANY_CLASSES and not rows:
+                continue  # of many classes, most are never taken for each other
+            share = rows / max(1, sum(row))
+            # See-through, so that the page's text colour can be read on it, be the page light or dark.
+            axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=BLUE, alpha=0.05 + 0.45 * share))
+            told = f"{rows:,}\n{100 * share:.1f} %" if count <= _SHARES_TOLD else f"{rows:,}"
+            axes.text(j, i, told, ha="center", va="center", fontsize=size)
 
 
 def _roc(axes: Axes, evaluation: Evaluation) -> None:
