@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator
+from scipy.sparse import csr_array
 from statsmodels.stats.proportion import proportion_confint
 
 from sentiment_model.classes import BINARY, Classes
@@ -162,7 +163,8 @@ class WeightedMetrics:
         numbers = np.arange(len(self._classes))
         hits, predicted, actual, gaps = np.split(sums[:, 4:], len(numbers) * np.arange(1, 4), axis=1)
         one_class = (actual > 0).sum(axis=1) < 2
-        ranked = [ranking(weights) for ranking in self._rankings]
+        by_row = np.ascontiguousarray(weights.T)
+        ranked = [ranking(by_row) for ranking in self._rankings]
         roc_auc, average_precision = (_mean(np.stack(values, axis=1)) for values in zip(*ranked, strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
             recall, precision = hits / actual, hits / predicted
@@ -194,34 +196,42 @@ class WeightedMetrics:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Rows from the highest probability of a class to the lowest.
+    """Rows from the highest probability of a class to the lowest, in parts.
+
+    Rows of equal probability, some of which are of the class, are a part, as are all others between two such. So there
+    are at most about twice as many parts as rows of the class: many classes have hardly more than two together.
 
     Attributes:
-        order: the rows, shape (rows,).
-        ties: where each distinct probability starts in that order.
-        is_true: whether each row is of the class, in that order.
+        positives: which rows of the class each part has, shape (parts, rows).
+        negatives: which other rows.
     """
 
-    order: NDArray[np.intp]
-    ties: NDArray[np.intp]
-    is_true: NDArray[np.bool_]
+    positives: csr_array
+    negatives: csr_array
 
     @classmethod
     def of(cls, is_true: NDArray[np.bool_], probabilities: Floats) -> "_Ranking":
         order = np.argsort(-probabilities, kind="stable")
-        return cls(order, _starts_of_ties(probabilities[order]), is_true[order])
+        ties, ordered = _starts_of_ties(probabilities[order]), is_true[order]
+        has_positives = np.logical_or.reduceat(ordered, ties)
+        parts = (has_positives | np.r_[True, has_positives[:-1]]).cumsum() - 1
+        part_of_row = parts.repeat(np.diff(ties, append=len(order)))
+
+        def members(chosen: NDArray[np.bool_]) -> csr_array:
+            places = part_of_row[chosen], order[chosen]
+            return csr_array((np.ones(len(places[0])), places), shape=(parts[-1] + 1, len(order)))
+
+        return cls(members(ordered), members(~ordered))
 
     def __call__(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return the ROC AUC and the average precision under weightings of shape (weightings, rows)."""
-        ordered = weights[:, self.order]
-        positives = np.add.reduceat(ordered * self.is_true, self.ties, axis=1)
-        negatives = np.add.reduceat(ordered * ~self.is_true, self.ties, axis=1)
-        seen_positives, seen = positives.cumsum(axis=1), (positives + negatives).cumsum(axis=1)
+        """Return the ROC AUC and the average precision under weightings of shape (rows, weightings)."""
+        positives, negatives = self.positives @ weights, self.negatives @ weights
+        seen_positives, seen_negatives = positives.cumsum(axis=0), negatives.cumsum(axis=0)
+        pairs = (negatives * (seen_positives - positives / 2)).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(seen > 0, seen_positives / seen, 0.0)
-            average_precision = (precision * positives).sum(axis=1) / seen_positives[:, -1]
-            pairs = (negatives * (seen_positives - positives / 2)).sum(axis=1)
-            roc_auc = pairs / (seen_positives[:, -1] * negatives.sum(axis=1))
+            precision = np.where(positives > 0, seen_positives / (seen_positives + seen_negatives), 0.0)
+            average_precision = (precision * positives).sum(axis=0) / seen_positives[-1]
+            roc_auc = pairs / (seen_positives[-1] * seen_negatives[-1])
         return roc_auc, average_precision
 
 
