@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
+from sentiment_model.classes import BINARY
 from sentiment_model.config import TrainingRun
 from sentiment_model.store.datasets import DatasetWriter, Store
 

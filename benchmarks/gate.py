@@ -16,8 +16,9 @@ import numpy as np
 from scipy.stats import norm
 
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
+from sentiment_model.classes import BINARY
 from sentiment_model.config import GateConfig
-from sentiment_model.evaluation.metrics import Floats, Groups, WeightedMetrics, resamples
+from sentiment_model.evaluation.metrics import Floats, Groups, Labels, WeightedMetrics, resamples
 
 _QUALITY = 0.91
 _GROUPS, _ROWS_OF_A_GROUP = 50, 50
@@ -82,7 +83,7 @@ class Test:
         self._generator = np.random.default_rng(seed)
         rows = _GROUPS * _ROWS_OF_A_GROUP
         self.groups: Groups = np.repeat(np.arange(_GROUPS), _ROWS_OF_A_GROUP)
-        self.labels: Floats = self._generator.integers(2, size=rows).astype(float)
+        self.labels: Labels = self._generator.integers(2, size=rows)
         of_group = self._generator.normal(size=_GROUPS)[self.groups]
         own = self._generator.normal(size=rows)
         self._hardness = np.sqrt(_SHARES["review"]) * own + np.sqrt(_SHARES["group"]) * of_group
@@ -94,9 +95,9 @@ class Test:
         noise = np.sqrt(_SHARES["model"]) * self._generator.normal(size=len(self.labels))
         right = self._hardness + noise < norm.ppf(quality)
         # Reviews of a group with the same label and answer count alike, so that each such kind is one row.
-        kinds = np.bincount(4 * self.groups + (2 * self.labels + right).astype(np.intp), minlength=4 * _GROUPS)
-        labels, answers = np.tile([[0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]], _GROUPS)
-        return WeightedMetrics(labels, answers, bins=1)(self._weights * kinds)["macro_f1"]
+        kinds = np.bincount(4 * self.groups + 2 * self.labels + right, minlength=4 * _GROUPS)
+        labels, answers = np.tile([[0, 0, 1, 1], [1, 0, 0, 1]], _GROUPS)
+        return WeightedMetrics(labels, np.eye(2)[answers], BINARY, bins=1)(self._weights * kinds)["macro_f1"]
 
 
 def simulate(rule: Rule, candidates: Nights, nights: int, seed: int) -> list[float]:

@@ -22,6 +22,7 @@ from benchmarks.figure import Bar, Panel, draw_panels
 from benchmarks.isolated import ProcessFailedError, run_alone
 from benchmarks.peers import PEERS
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
+from sentiment_model.classes import BINARY
 from sentiment_model.config import IngestConfig, ModelConfig, TrainingRun
 from sentiment_model.evaluation.metrics import Floats, Groups, Interval, WeightedMetrics, mean_interval, number_groups
 
@@ -113,10 +114,7 @@ def measure(name: str, reviews: Reviews, seeds: Sequence[int]) -> Result:
         for found in runs.values()
         if peer is None
     ]
-    losses = [
-        float(WeightedMetrics(labels, answer, bins=1)(np.ones((1, len(labels))))["log_loss"][0])
-        for answer in answers.values()
-    ]
+    losses = [_log_loss(labels, answer) for answer in answers.values()]
     every = [run for found in runs.values() for run in found]
     return Result(
         seeds=used,
@@ -130,6 +128,12 @@ def measure(name: str, reviews: Reviews, seeds: Sequence[int]) -> Result:
         peak_mib=mean(peak for _, peak in every),
         model_bytes=mean(answer["model_bytes"] for answer, _ in every),
     )
+
+
+def _log_loss(labels: Floats, positive: Floats) -> float:
+    """Return the mean log loss of probabilities of positive."""
+    metrics = WeightedMetrics(labels.astype(np.intp), np.stack([1 - positive, positive], axis=1), BINARY, bins=1)
+    return float(metrics(np.ones((1, len(labels))))["log_loss"][0])
 
 
 def _interval(values: Floats, groups: Groups) -> Interval:
@@ -221,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.only or (names if options.unlabelled else without_unlabelled)
     if not options.unlabelled and (lacking := _NEED_UNLABELLED.intersection(chosen)):
         parser.error(f"{', '.join(lacking)} needs --unlabelled")
+    if options.ingest and len(options.ingest.classes) > len(BINARY):
+        parser.error("the peers tell two classes apart; name two in --ingest, and what to leave out in dropped_labels")
     with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
         dataset = prepare(options.store or temporary, options.sample, options.unlabelled, options.ingest)
         source = Path(dataset.files("part")[0])

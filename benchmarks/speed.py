@@ -27,6 +27,7 @@ from benchmarks.isolated import run_alone
 from benchmarks.peers import PEERS
 from benchmarks.plain import PlainNetwork, PlainTrainer, plain_logits
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
+from sentiment_model.classes import BINARY
 from sentiment_model.config import Cell, ModelConfig, TrainConfig, TrainingRun
 from sentiment_model.models.bundle import TOKENS_PER_BATCH, Predictor, save_bundle
 from sentiment_model.networks.batching import TokenizedReviews
@@ -293,6 +294,7 @@ def untrained_bundle(run: TrainingRun, tokens: Dataset, folder: Path) -> Path:
         model.state_dict(),
         vocabulary,
         run.model,
+        BINARY,
         max_tokens=run.tokenize.max_tokens,
         temperature=1.0,
         trained_on={},

@@ -18,8 +18,7 @@ from flows.score import score
 from flows.train import TrainingSummary, train
 from sentiment_model.config import ReviewFiles, ScoringRun
 from sentiment_model.evaluation.job import read_evaluation
-from sentiment_model.evaluation.metrics import METRICS
-from sentiment_model.evaluation.report import interval
+from sentiment_model.evaluation.report import headline_metrics, interval
 from sentiment_model.redaction import redacted
 from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
@@ -45,13 +44,18 @@ def _summary(trained: TrainingSummary, scored: ScoringSummary, seconds: float) -
     evaluation, _ = read_evaluation(open_dataset(trained.evaluation))
     tests = {"held-out reviews": evaluation.test, **evaluation.separate}
     tests |= {"its recurrent part": evaluation.recurrent_test, "linear baseline": evaluation.baseline_test}
+    metrics = headline_metrics(evaluation.classes)
+    width = max(len(metric.title) for metric in metrics.values())
     registration = trained.registration
     lines = [""]
     for title, scores in tests.items():
         lines += [f"{title} ({scores.rows:,}), with {100 * evaluation.confidence:g} % intervals"]
-        lines += [f"  {name:<20} {interval(scores.metrics[key], key)}" for key, name in METRICS.items()]
+        lines += [
+            f"  {metric.title:<{width}} {interval(scores.metrics[key], metric.is_share)}"
+            for key, metric in metrics.items()
+        ]
     validation = (evaluation.validation, evaluation.baseline_validation)
-    model, baseline = (interval(scores.metrics["accuracy"], "accuracy") for scores in validation)
+    model, baseline = (interval(scores.metrics["accuracy"]) for scores in validation)
     lines += [
         "",
         f"Validation    accuracy {model}; linear baseline {baseline}",

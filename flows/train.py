@@ -86,7 +86,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
     model = train_network(tokens, start, classes, network, config, tracker, log.run_id)
-    peer = baseline(cleaned, unit)
+    peer = baseline(cleaned, classes, unit)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))
         evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate, tracker.run_url(log.run_id))
@@ -106,16 +106,18 @@ def train(run: TrainingRun) -> TrainingSummary:
 
 
 def _rival(tracker: Tracker, name: str, model: DatasetRef, folder: Path) -> ChampionModel | None:
-    with open_dataset(model).local_folder() as own:
-        found = tracker.registry.rival(name, ModelDescription.read(own).digest, folder)
+    with open_dataset(model).local_folder() as folder_of_own:
+        own = ModelDescription.read(folder_of_own)
+    found = tracker.registry.rival(name, own.digest, folder)
     if found is None:
         return None
-    bundle, version = found
     try:
-        digest = ModelDescription.read(bundle).digest
+        other = ModelDescription.read(found.bundle)
     except ModelError as error:
         raise ModelError(
-            f"the new model cannot be compared with version {version} of {name}: {error}; or take the aliases champion "
-            "and previous from versions that cannot be read, and run again"
+            f"the new model cannot be compared with version {found.version} of {name}: {error}; or take the aliases "
+            "champion and previous from versions that cannot be read, and run again"
         ) from error
-    return ChampionModel(version=version, digest=digest, bundle=bundle)
+    if not found.is_champion and other.classes.names != own.classes.names:
+        return None  # the model has taken its place, which a person has made way for
+    return ChampionModel(version=found.version, digest=other.digest, bundle=found.bundle)

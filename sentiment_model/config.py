@@ -4,7 +4,7 @@ The same models are the Prefect UI's form, the command line's flags, the YAML in
 params, so each field carries its description, bounds and unit.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,10 @@ Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
 Cell = Literal["rnn", "lstm", "gru", "mingru", "qrnn"]
 Pooling = Literal["last", "max", "mean"]
 SplitBy = Literal["auto", "group", "time", "text"]
-GateMetric = Literal["macro_f1", "balanced_accuracy", "matthews", "accuracy", "roc_auc", "log_loss", "brier"]
+OrderedMetric = Literal["mean_absolute_error", "quadratic_kappa"]
+GateMetric = Literal[
+    "macro_f1", "balanced_accuracy", "matthews", "accuracy", "roc_auc", "log_loss", "brier", OrderedMetric
+]
 Split = Literal["train", "validation", "test", "unlabelled"]
 
 
@@ -375,12 +378,15 @@ class EvaluateConfig(Config):
 class GateConfig(Config):
     """When a new model may become champion, by the headline test reviews.
 
-    The metric is the macro-F1 by default, the mean of both classes' F1. The F1 of a class needs its recall and its
-    precision: neither to name the larger class only nor to name the smaller one too often is rewarded. Where both are
+    The metric is the macro-F1 by default, the mean of the classes' F1. The F1 of a class needs its recall and its
+    precision: neither to name the most frequent class only nor to name a rare one too often is rewarded. Where all are
     equally frequent it is near the accuracy.
     """
 
-    metric: GateMetric = Field("macro_f1", description="What a model is judged by.")
+    metric: GateMetric = Field(
+        "macro_f1",
+        description="What a model is judged by; the last two are for more than two classes that have an order.",
+    )
     min_rows: int = Field(
         200,
         ge=1,
@@ -399,8 +405,8 @@ class GateConfig(Config):
         0.95,
         ge=0.0,
         lt=1.0,
-        description="In what share of the resamples a challenger must be better than to always name the larger class; "
-        "0 leaves it out.",
+        description="In what share of the resamples a challenger must be better than to always name the most frequent "
+        "class; 0 leaves it out.",
     )
     champion_confidence: float = Field(
         0.84,
@@ -473,6 +479,15 @@ class TrainingRun(Config):
     def _same_classes(self) -> "TrainingRun":
         if self.test and self.test.told_apart() != self.ingest.told_apart():
             raise ValueError("test.classes and test.ordered must be those of ingest")
+        return self
+
+    @model_validator(mode="after")
+    def _metric_for_the_classes(self) -> "TrainingRun":
+        if self.gate.metric in get_args(OrderedMetric) and not self.ingest.told_apart().ordered:
+            raise ValueError(
+                f"gate.metric {self.gate.metric} needs more than two classes that have an order; name another, or say "
+                "that they have one with ingest.ordered"
+            )
         return self
 
 

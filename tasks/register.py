@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from sentiment_model.evaluation.evaluate import Evaluation, Scores
 from sentiment_model.evaluation.gate import GateDecision
 from sentiment_model.evaluation.job import read_evaluation
+from sentiment_model.evaluation.metrics import metrics_of
+from sentiment_model.evaluation.report import headline_metrics
 from sentiment_model.markdown import markdown_cell, markdown_link
 from sentiment_model.registry.git import git_commit
 from sentiment_model.registry.tracking import Tracker
@@ -67,8 +69,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
     dataset = open_dataset(evaluation)
     found, decision = read_evaluation(dataset)
     log = tracker.run_log(run_id)
-    metrics = dict(_metrics(found))
-    log.log_metrics(metrics)
+    log.log_metrics(dict(_metrics(found, metrics_of(found.classes))))
     with dataset.local_folder() as folder:
         log.log_folder(folder, "evaluation")
     with open_dataset(model).local_folder() as bundle:
@@ -77,7 +78,7 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
             model_name,
             run_id,
             promote=decision.promote,
-            tags=_tags(dataset, found, decision, metrics),
+            tags=_tags(dataset, found, decision),
             compared_with=found.champion.version if found.champion else None,
             is_better=any((rule.value or 0.0) > 0.5 for rule in decision.rules if rule.name == "champion"),
         )
@@ -129,8 +130,8 @@ def _markdown(
     yield f"- Metrics, report and figures: {markdown_link(f'MLflow run {run_id}', tracker.run_url(run_id))}"
 
 
-def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
-    """Yield the names and values of the metrics that the data defines, `test_accuracy` and so on."""
+def _metrics(evaluation: Evaluation, told: Container[str]) -> Iterator[tuple[str, float]]:
+    """Yield the names and values of those of the metrics that the data defines, `test_accuracy` and so on."""
     # MLflow takes few characters in a metric's name; a source may be named like a file.
     separate = {re.sub(r"\W+", "_", name): scores for name, scores in evaluation.separate.items()}
     sets: dict[str, Scores] = {
@@ -141,20 +142,22 @@ def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
     }
     for part, scores in sets.items():
         for name, interval in scores.metrics.items():
-            if math.isfinite(interval.value):
+            if name in told and math.isfinite(interval.value):
                 yield f"{part}_{name}", interval.value
 
 
-def _tags(
-    dataset: Dataset, evaluation: Evaluation, decision: GateDecision, metrics: dict[str, float]
-) -> dict[str, str]:
-    """Return what a version says of itself: its data, code, metrics, and each rule of the gate with its reason."""
+def _tags(dataset: Dataset, evaluation: Evaluation, decision: GateDecision) -> dict[str, str]:
+    """Return what a version says of itself: its data, code, metrics, and each rule of the gate with its reason.
+
+    The metrics of each of more than two classes are those of the run only: they are many, and a tag is a request.
+    """
+    told = headline_metrics(evaluation.classes)
     made_from = {record.name: record.fingerprint for record in evaluation.lineage} | dataset.manifest.inputs
     return {
         "git_commit": git_commit() or "unknown",
         **{f"{DATA_TAG}{name.replace(' ', '_')}": value for name, value in made_from.items()},
         f"{DATA_TAG}evaluate": dataset.ref.fingerprint,
-        **{f"metric.{name}": f"{value:.6g}" for name, value in metrics.items()},
+        **{f"metric.{name}": f"{value:.6g}" for name, value in _metrics(evaluation, told)},
         "gate": "passed" if decision.promote else "failed",
         **{f"gate.{rule.name}": f"{'passed' if rule.passed else 'failed'}: {rule.reason}" for rule in decision.rules},
     }

@@ -8,13 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 from pydantic_settings import CliApp
+from scipy.special import softmax
+from sklearn import metrics as sk
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.errors import ConfigurationError, QualityError
 from sentiment_model.evaluation import baseline as baseline_module
 from sentiment_model.evaluation.baseline import BASELINE, write_baseline
 from sentiment_model.evaluation.evaluate import Evaluation, evaluate_model
 from sentiment_model.evaluation.gate import decide
+from sentiment_model.evaluation.report import report_markdown
 from sentiment_model.evaluation.slices import slice_names
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
 from sentiment_model.store.lineage import StageRecord, lineage, training_command
@@ -24,7 +28,10 @@ CONFIG = EvaluateConfig(bootstrap_samples=100, mistakes=3)
 
 
 def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame:
-    """Scored reviews of which the model gets most right; every fifth is a Rotten Tomatoes snippet."""
+    """Scored reviews of which the model gets most right; every fifth is a Rotten Tomatoes snippet.
+
+    Figures are those of positive, which :func:`evaluate` makes figures of both classes of.
+    """
     generator = np.random.default_rng(seed)
     labels = generator.integers(2, size=rows)
     logits = generator.normal(size=rows) + 1.5 * (2 * labels - 1)
@@ -45,8 +52,53 @@ def held_out(rows: int = 400, seed: int = 0, **columns: pl.Expr) -> pl.DataFrame
     ).with_columns(**columns)
 
 
+def of_both(frame: pl.DataFrame) -> pl.DataFrame:
+    shares = [name for name in ("probability", "recurrent", "baseline", "champion") if name in frame.columns]
+    return frame.with_columns(
+        pl.concat_arr(0 * pl.col("logit"), "logit").alias("logits"),
+        *(pl.concat_arr(1 - pl.col(n), n).alias(n) for n in shares),
+    ).rename({"probability": "probabilities"})
+
+
 def evaluate(test: pl.DataFrame, config: EvaluateConfig = CONFIG, **options: Any) -> Evaluation:
-    return evaluate_model(held_out(100, 1), test, config, temperature=1.5, history=[], lineage=[], **options)
+    facts: dict[str, Any] = {"temperature": 1.5, "history": [], "lineage": []}
+    return evaluate_model(of_both(held_out(100, 1)), of_both(test), BINARY, config, **facts, **options)
+
+
+ORDERED = Classes(names=("bad", "middling", "good"), ordered=True)
+
+
+def held_out_of(classes: Classes, rows: int = 600, seed: int = 0) -> pl.DataFrame:
+    """Scored reviews of these classes, each rarer than the one before."""
+    generator, count = np.random.default_rng(seed), len(classes)
+    weights = 1 / np.arange(1.0, count + 1)
+    labels = generator.choice(count, size=rows, p=weights / weights.sum())
+    labels[:count] = range(count)
+    logits = 2.5 * (generator.normal(size=(rows, count)) + 2.5 * np.eye(count)[labels]) + np.log(weights)
+
+    def shares(noise: float) -> pl.Series:
+        return pl.Series(softmax(logits + noise * generator.normal(size=logits.shape), axis=1))
+
+    return pl.DataFrame(
+        {
+            "review_id": [f"r{i:03d}" for i in range(rows)],
+            "group": pl.Series([None] * rows, dtype=pl.String),
+            "source": "shop",
+            "text": [f"it is {'not ' * (i % 2)}good {i}" for i in range(rows)],
+            "label": pl.Series(labels, dtype=pl.Int8),
+            "logits": pl.Series(1.5 * logits),
+            "probabilities": shares(0.0),
+            "recurrent": shares(0.5),
+            "baseline": shares(4.0),
+            "n_tokens": pl.Series(generator.integers(0, 600, size=rows), dtype=pl.Int32),
+            "n_unknown": pl.Series(generator.integers(0, 2, size=rows), dtype=pl.Int32),
+        }
+    )
+
+
+def evaluate_of(classes: Classes, test: pl.DataFrame, **options: Any) -> Evaluation:
+    facts: dict[str, Any] = {"temperature": 1.5, "history": [], "lineage": []}
+    return evaluate_model(held_out_of(classes, 200, 1), test, classes, CONFIG, **facts, **options)
 
 
 def correct(frame: pl.DataFrame, column: str = "probability") -> pl.Series:
@@ -61,9 +113,9 @@ def test_separate_sources_stay_out_of_the_headline() -> None:
     assert found.test.metrics["accuracy"].value == pytest.approx(correct(headline).mean())
     assert found.baseline_test.metrics["accuracy"].value == pytest.approx(correct(headline, "baseline").mean())
     scores = found.test
-    assert scores.true_positives + scores.false_negatives == scores.positives == headline["label"].sum()
-    assert scores.true_negatives + scores.false_positives == scores.rows - scores.positives
-    assert scores.true_positives + scores.true_negatives == correct(headline).sum()
+    positives = headline["label"].sum()
+    assert scores.of_classes == [scores.rows - positives, positives]
+    assert scores.confusion[0][0] + scores.confusion[1][1] == correct(headline).sum()
     assert evaluate(test, CONFIG.model_copy(update={"separate_sources": ()})).test.rows == 400
 
 
@@ -84,15 +136,16 @@ def test_an_evaluation_with_undefined_metrics_survives_json() -> None:
 
 def test_a_headline_of_one_class_has_no_roc_curve() -> None:
     found = evaluate(held_out(label=pl.lit(1, pl.Int8)))
-    assert found.roc_curve == []
-    assert Evaluation.model_validate_json(found.model_dump_json()).test.positives == found.test.rows
+    assert found.roc_curves == [[]]
+    assert Evaluation.model_validate_json(found.model_dump_json()).test.of_classes == [0, found.test.rows]
 
 
 def test_the_roc_curve_is_thinned_and_has_the_area_that_the_metric_says() -> None:
     test = held_out(3000).with_columns(logit=pl.col("logit").round(1))  # ties, drawn as slopes
     test = test.with_columns(probability=1 / (1 + (-pl.col("logit")).exp()))
     found = evaluate(test)
-    x, y = np.array(found.roc_curve).T
+    (curve,) = found.roc_curves
+    x, y = np.array(curve).T
     assert len(x) <= 200
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     assert np.trapezoid(y, x) == pytest.approx(found.test.metrics["roc_auc"].value, abs=1e-3)
@@ -248,10 +301,71 @@ def test_the_most_confident_mistakes_come_first_and_long_texts_are_cut() -> None
     assert all(mistake.text == "x" * 1500 + "…" for mistake in found)
 
 
+def test_more_classes_are_evaluated_like_two() -> None:
+    test = held_out_of(ORDERED)
+    found = evaluate_of(ORDERED, test)
+    predicted, labels = test["probabilities"].arr.arg_max(), test["label"]
+    assert found.test.confusion == sk.confusion_matrix(labels, predicted).tolist()
+    assert found.test.of_classes == [(labels == number).sum() for number in range(3)]
+    distance = (labels.cast(pl.Int64) - predicted.cast(pl.Int64)).abs().mean()
+    assert found.test.metrics["mean_absolute_error"].value == pytest.approx(distance)
+    worse = found.over_baseline["mean_absolute_error"]
+    assert worse.value > 0, "less of it is better"
+    assert worse.better_share > 0.9
+    assert found.over_majority["balanced_accuracy"].value == pytest.approx(
+        found.test.metrics["balanced_accuracy"].value - 1 / 3
+    )
+    areas = [np.trapezoid(*np.array(curve).T[::-1]) for curve in found.roc_curves]
+    assert np.mean(areas) == pytest.approx(found.test.metrics["roc_auc"].value, abs=1e-3)
+    assert found.calibration_error_before > found.test.metrics["calibration_error"].value
+    wrong = test.with_columns(predicted=predicted, sure=pl.col("probabilities").arr.max())
+    wrong = wrong.filter(pl.col("predicted") != pl.col("label")).sort("sure", descending=True).head(3)
+    told = [(m.review_id, m.label, m.predicted, m.probability) for m in found.mistakes]
+    assert told == wrong.select("review_id", "label", "predicted", "sure").rows()
+    lengths = [part for part in found.slices if part.kind == "length"]
+    assert sum(part.rows * part.accuracy.value for part in lengths) == pytest.approx((labels == predicted).sum())
+    again = Evaluation.model_validate_json(found.model_dump_json())
+    assert again.classes == ORDERED
+    assert again.model_dump_json() == found.model_dump_json()
+
+
+def test_the_champion_of_more_classes_is_compared_on_the_same_rows() -> None:
+    test = held_out_of(ORDERED).with_columns(pl.col("baseline").alias("champion"), seen=pl.lit(value=False))
+    found = evaluate_of(ORDERED, test, champion_version="4")
+    assert found.champion is not None
+    assert found.champion.differences["quadratic_kappa"] == found.over_baseline["quadratic_kappa"]
+    assert found.champion.accuracy == found.baseline_test.metrics["accuracy"]
+    assert found.champion.only_model_right > found.champion.only_champion_right
+
+
+def test_a_class_that_the_test_lacks_is_left_out_of_the_means() -> None:
+    test = held_out_of(ORDERED).filter(pl.col("label") != 2)
+    found = evaluate_of(ORDERED, test).test
+    assert found.of_classes[2] == 0
+    recalls = [found.metrics[f"recall_{name}"].value for name in ORDERED.names]
+    assert np.isnan(recalls[2])
+    assert found.metrics["balanced_accuracy"].value == pytest.approx(np.mean(recalls[:2]))
+    assert found.metrics["balanced_accuracy"].low < found.metrics["balanced_accuracy"].high
+
+
+def test_an_evaluation_from_before_there_were_classes_is_read() -> None:
+    """As commit 7110f53 stored it."""
+    found = Evaluation.model_validate_json(Path(__file__).with_name("stored").joinpath("evaluation.json").read_bytes())
+    assert found.classes == BINARY
+    assert found.test.confusion == [[22, 1], [1, 24]]
+    assert found.test.of_classes == [23, 25]
+    assert len(found.roc_curves) == 1
+    assert [(m.label, m.predicted, round(m.probability, 3)) for m in found.mistakes] == [(0, 1, 0.589), (1, 0, 0.522)]
+    decision = decide(found, GateConfig())
+    assert {rule.name: rule.passed for rule in decision.rules}["majority"]
+    assert "| positive | 25 | – |" in report_markdown(found, decision)
+
+
 def test_temperature_scaling_is_seen_in_the_calibration_error() -> None:
     good = 1 / (1 + (-3 * pl.col("logit")).exp())
     same = evaluate(held_out(4000, logit=3 * pl.col("logit"), probability=good))
-    assert same.reliability_before == same.reliability_after
+    for before, after in zip(same.reliability_before, same.reliability_after, strict=True):
+        assert before.model_dump() == pytest.approx(after.model_dump())
     assert same.calibration_error_before == pytest.approx(same.test.metrics["calibration_error"].value)
     scaled = evaluate(held_out(4000, logit=9 * pl.col("logit"), probability=good))
     assert scaled.calibration_error_before > 2 * scaled.test.metrics["calibration_error"].value
@@ -269,8 +383,11 @@ def cleaned(words: list[str]) -> pl.LazyFrame:
     )
 
 
-def materialise(folder: Path, reviews: pl.LazyFrame, unit: Unit = "word") -> Dataset:
-    return Store(str(folder)).materialise(BASELINE, {}, {}, lambda writer: write_baseline(writer, reviews, unit))[0]
+def materialise(folder: Path, reviews: pl.LazyFrame, unit: Unit = "word", classes: Classes = BINARY) -> Dataset:
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        return write_baseline(writer, reviews, classes, unit)
+
+    return Store(str(folder)).materialise(BASELINE, {}, {}, write)[0]
 
 
 def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +401,7 @@ def test_every_held_out_review_has_a_baseline_probability(tmp_path: Path, monkey
         .collect()
     )
     assert joined.height == dataset.scan().collect().height == 40
-    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+    assert (joined["probabilities"].arr.arg_max() == joined["label"]).all()
 
 
 def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Path) -> None:
@@ -293,9 +410,28 @@ def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Pat
     dataset = materialise(tmp_path, reviews, "character")
     joined = reviews.join(dataset.scan(), on="text_hash").collect()
     assert joined.height == 40
-    assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
+    assert (joined["probabilities"].arr.arg_max() == joined["label"]).all()
     with pytest.raises(QualityError, match="no word is in two"):
         materialise(tmp_path / "words", reviews, "word")
+
+
+def test_the_baseline_has_a_probability_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["bad", "middling", "good"]
+    reviews = cleaned([f"film {words[i // 2 % 3]} word{i % 5}" for i in range(360)]).with_columns(
+        label=(pl.int_range(pl.len()) // 2 % 3).cast(pl.Int8),
+        split=pl.lit(["train", "validation", "test"]).explode().gather(pl.int_range(pl.len()) // 6 % 3),
+    )
+    found = reviews.join(materialise(tmp_path, reviews, classes=ORDERED).scan(), on="text_hash").collect()
+    assert found.height == 240
+    assert found["probabilities"].arr.sum().to_numpy() == pytest.approx(1)
+    assert (found["probabilities"].arr.arg_max() == found["label"]).all()
+    # Of the reviews with the lowest hashes, none is of the last class.
+    monkeypatch.setattr(baseline_module, "MAX_TRAINING_REVIEWS", 20)
+    hashes = pl.col("label").cast(pl.String).cast(pl.Binary) + pl.col("text_hash")
+    rare = reviews.with_columns(text_hash=hashes).filter((pl.col("label") != 0) | (pl.int_range(pl.len()) % 4 == 0))
+    scores = materialise(tmp_path / "thinned", rare, classes=ORDERED).scan().collect()["probabilities"]
+    assert set(scores.arr.last()) == {0.0}
+    assert scores.arr.sum().to_numpy() == pytest.approx(1)
 
 
 def test_a_large_training_set_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +498,7 @@ def records(run: TrainingRun) -> list[StageRecord]:
                 "source": "files",
                 "path": "PATH",
                 "preset": "yelp",
-                "labels": ["bad", 'very, "very" good|it\'s $HOME'],
+                "labels": ["no|nay", """very, "very" good|it's $HOME"""],
                 "columns": {"text": "body text", "rating": "stars"},
             },
             "test": {"source": "aclimdb", "path": "PATH", "max_bad_share": 0.0},

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny import WORDS, epoch_metrics, tiny_bundle
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.evaluation.evaluate import ChampionModel, OtherChampion
 from sentiment_model.evaluation.job import EVALUATE, _seen, read_evaluation, write_evaluation
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.store.datasets import DatasetWriter, Store
@@ -55,7 +56,10 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     }
     cleaned = pl.concat([parts[name] for name in ("test", "train", "validation")])
     # The baseline's answers come in an order of their own.
-    baseline = cleaned.select("text_hash", probability=pl.int_range(pl.len()) / 1000).sample(fraction=1, shuffle=True)
+    share = pl.int_range(pl.len()) / 1000
+    baseline = cleaned.select("text_hash", probabilities=pl.concat_arr(1 - share, share)).sample(
+        fraction=1, shuffle=True
+    )
 
     def write(writer: DatasetWriter) -> dict[str, object]:
         other = ChampionModel(version="4", digest=description.digest, bundle=champion)
@@ -69,23 +73,23 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     found = dataset.scan("predictions").collect()
     test, own = parts["test"], predictor.predict(parts["test"]["text"])
     assert found.select("review_id", "label").equals(test.select("review_id", "label"))
-    assert found.select("probability", "logit", "n_tokens", "n_unknown").equals(
-        own.select("probability", "logit", "n_tokens", "n_unknown")
+    last = {"probability": pl.col("probabilities").arr.last(), "logit": pl.col("logits").arr.last()}
+    assert found.select(*last, "n_tokens", "n_unknown").equals(
+        own.select(**last, n_tokens="n_tokens", n_unknown="n_unknown")
     )
     others = Predictor.load(champion).predict(test["text"])["probabilities"].arr.last()
     assert (found["champion"] - others).abs().max() < 1e-6
-    assert (found["champion"] - own["probability"]).abs().max() > 0.01
+    assert (found["champion"] - found["probability"]).abs().max() > 0.01
     assert found["baseline"].to_list() == pytest.approx([i / 1000 for i in range(80)])
 
     def temperature(split: pl.DataFrame) -> float:
-        return fit_temperature(
-            predictor.predict(split["text"])["recurrent"].arr.last().to_numpy(), split["label"].to_numpy()
-        )
+        logits = predictor.predict(split["text"])["recurrent"].to_numpy()
+        return fit_temperature(logits, split["label"].to_numpy())
 
     fitted = temperature(parts["validation"])
     assert temperature(test) > 2 * fitted  # where labels contradict the logits, no temperature is too high
     logits = np.log(found["recurrent"] / (1 - found["recurrent"]))
-    assert logits.to_list() == pytest.approx((own["recurrent"] / fitted).to_list(), rel=1e-4, abs=1e-6)
+    assert logits.to_list() == pytest.approx((own["recurrent"].arr.last() / fitted).to_list(), rel=1e-4, abs=1e-6)
 
     evaluation, _ = read_evaluation(dataset)
     assert (evaluation.validation.rows, evaluation.test.rows) == (60, 80)
@@ -93,6 +97,51 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert evaluation.champion
     assert evaluation.champion.version == "4"
     assert evaluation.champion.seen == 2  # not the one that it was only tested on
+
+
+THREE = Classes(names=("bad", "middling", "good"), ordered=True)
+
+
+@pytest.mark.parametrize("others", [THREE, BINARY, Classes(names=THREE.names[::-1]), Classes(names=THREE.names)])
+def test_a_champion_is_asked_only_if_its_classes_are_the_same(tmp_path: Path, others: Classes) -> None:
+    model, champion = tmp_path / "model", tmp_path / "champion"
+    tiny_bundle(model, classes=THREE)
+    description = tiny_bundle(champion, seed=1, classes=others)
+    (model / HISTORY).write_text(f"[{json.dumps(asdict(epoch_metrics(0)))}]")
+    predictor = Predictor.load(model)
+    parts = [reviews(90, split, n, predictor, right=1.0) for n, split in enumerate(["test", "validation"])]
+    cleaned = pl.concat(parts).with_columns(
+        label=(pl.int_range(pl.len()) % 3).cast(pl.Int8),
+        text_hash=pl.int_range(pl.len()).cast(pl.String).cast(pl.Binary),
+    )
+    baseline = cleaned.select("text_hash", probabilities=pl.concat_arr(pl.lit(0.5), pl.lit(0.3), pl.lit(0.2)))
+
+    def write(writer: DatasetWriter) -> dict[str, object]:
+        other = ChampionModel(version="4", digest=description.digest, bundle=champion)
+        config, seen = EvaluateConfig(bootstrap_samples=100), cleaned.clear().lazy()
+        return write_evaluation(
+            writer, model, [], cleaned.lazy(), baseline.lazy(), other, seen, config, GateConfig(), CPU
+        )
+
+    dataset, _ = Store(str(tmp_path / "store")).materialise(EVALUATE, {}, {}, write)
+    evaluation, decision = read_evaluation(dataset)
+    found, own = dataset.scan("predictions").collect(), predictor.predict(cleaned.head(90)["text"])
+    assert found.select("probabilities", "logits").equals(own.select("probabilities", "logits"))
+    assert found["recurrent"].arr.sum().to_numpy() == pytest.approx(1)
+    assert found["baseline"].to_numpy().tolist() == [[0.5, 0.3, 0.2]] * 90
+    assert evaluation.classes == THREE
+    (rule,) = (rule for rule in decision.rules if rule.name == "champion")
+    if others.names == THREE.names:
+        assert evaluation.champion is not None
+        assert evaluation.other_champion is None
+        assert found["champion"].dtype == found["probabilities"].dtype
+    else:
+        assert evaluation.champion is None
+        assert evaluation.other_champion == OtherChampion(version="4", classes=others)
+        assert "champion" not in found.columns
+        assert str(list(others.names)) in rule.reason
+        assert not decision.promote
+        assert "champion version 4 has other classes." in Path(dataset.files("report")[0]).read_text()
 
 
 def test_a_champion_of_another_split_has_seen_whole_groups() -> None:

@@ -3,19 +3,22 @@
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks.gate import NIGHTS, RULES, simulate
-from sentiment_model.config import GateConfig
-from sentiment_model.evaluation.evaluate import ChampionComparison, Evaluation, Scores, SliceScore
+from sentiment_model.classes import BINARY, Classes
+from sentiment_model.config import GateConfig, TrainingRun
+from sentiment_model.evaluation.evaluate import ChampionComparison, Evaluation, OtherChampion, Scores, SliceScore
 from sentiment_model.evaluation.gate import GateDecision, RuleResult, decide
-from sentiment_model.evaluation.metrics import METRICS, Difference, Interval
+from sentiment_model.evaluation.metrics import Difference, Interval, metrics_of
+
+METRICS = metrics_of(BINARY)
 
 
 def scores(accuracy: float) -> Scores:
     metrics = {name: Interval(value=accuracy, low=accuracy, high=accuracy) for name in METRICS}
     return Scores(
-        rows=1000, groups=1000, positives=500, metrics=metrics,
-        true_positives=400, false_positives=100, true_negatives=400, false_negatives=100,
+        rows=1000, groups=1000, confusion=[[400, 100], [100, 400]], metrics=metrics,
     )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def evaluation(
         over_baseline=differences(model - baseline, 0.9), over_majority=differences(0.3, over_majority),
         champion=champion, slices=slices or [], mistakes=[],
         temperature=1.0, calibration_error_before=0.0, reliability_before=[], reliability_after=[],
-        roc_curve=[], history=[], lineage=[], confidence=0.95,
+        roc_curves=[], history=[], lineage=[], confidence=0.95,
     )  # fmt: skip
 
 
@@ -147,6 +150,56 @@ def test_the_metric_is_a_choice() -> None:
     assert not refused.promote
     assert "macro-F1 -10.00 points from that of champion version 7" in refused.summary
     assert "Matthews correlation +0.1000 from that of" in decide(found, GateConfig(metric="matthews")).summary
+
+
+@pytest.mark.parametrize(("metric", "better"), [("mean_absolute_error", -0.1), ("quadratic_kappa", 0.1)])
+def test_a_metric_of_ordered_classes_is_a_choice_for_them(metric: str, better: float) -> None:
+    stars = Classes(names=("1", "2", "3"), ordered=True)
+    told = metrics_of(stars)
+    assert told[metric].lower_is_better is (better < 0)
+    values = [{name: Interval(value=value, low=value, high=value) for name in told} for value in (0.5 + better, 0.5)]
+    confusion = [[300, 20, 10], [20, 300, 20], [10, 20, 300]]
+    test, baseline = (Scores(rows=1000, groups=1000, confusion=confusion, metrics=found) for found in values)
+    difference = Difference(value=0.1, low=0.05, high=0.15, better_share=0.99)
+    found = evaluation(test=test).model_copy(
+        update={"classes": stars, "baseline_test": baseline, "over_baseline": dict.fromkeys(told, difference)}
+    )
+    decision = decide(found, GateConfig(metric=metric))
+    assert decision.promote
+    said = f"{told[metric].title} {0.5 + better:.4f} against 0.5000 of the linear baseline (+0.1000, at least"
+    assert said in rules(decision)["baseline"].reason
+    assert rules(decision)["majority"].reason.startswith("340 of 1,000 reviews are of one class")
+
+
+@pytest.mark.parametrize("metric", ["mean_absolute_error", "quadratic_kappa"])
+def test_a_metric_of_ordered_classes_needs_some(metric: str) -> None:
+    def run(**ingest: object) -> TrainingRun:
+        ingest |= {"source": "files", "path": "reviews.csv"}
+        return TrainingRun.model_validate({"ingest": ingest, "gate": {"metric": metric}})
+
+    said = f"gate.metric {metric} needs more than two classes that have an order; name another, or say that they have"
+    for classes in (["negative", "positive"], ["sport", "politics", "weather"]):
+        with pytest.raises(ValidationError, match=said):
+            run(classes=classes)
+    with pytest.raises(ValidationError, match=said):
+        run(classes=["1", "2", "3"], ordered=False)
+    assert run(classes=["1", "2", "3"]).gate.metric == metric
+    assert run(classes=["cold", "warm", "hot"], ordered=True).gate.metric == metric
+
+
+@pytest.mark.parametrize("confidence", [0.84, 0.0])
+@pytest.mark.parametrize("names", [("negative", "neutral", "positive"), ("positive", "negative"), ("no", "yes")])
+def test_a_champion_of_other_classes_is_not_replaced(names: tuple[str, ...], confidence: float) -> None:
+    other = OtherChampion(version="3", classes=Classes(names=names))
+    found = evaluation().model_copy(update={"other_champion": other})
+    decision = decide(found, GateConfig(champion_confidence=confidence))
+    assert not decision.promote
+    assert decision.summary == (
+        f"Not promoted: champion version 3 tells {list(names)} apart, this model ['negative', 'positive'], so that "
+        "nothing compares the two; train it under another model_name, or take the alias champion from that version "
+        "and run again."
+    )
+    assert rules(decision)["slices"].reason == "no slice to compare: no other champion of these classes"
 
 
 @pytest.mark.parametrize(("groups", "seen", "passed"), [(20, 0, True), (19, 0, False), (1000, 981, False)])

@@ -1,6 +1,8 @@
 """Metrics and their intervals, against scikit-learn and against arithmetic."""
 
+import re
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,31 +10,51 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.evaluation import metrics
 from sentiment_model.evaluation.metrics import (
-    METRICS,
     Bootstrap,
     Floats,
     Interval,
+    Labels,
     WeightedMetrics,
     calibration_error,
+    class_keys,
     mean_interval,
+    metrics_of,
+    most_likely,
     number_groups,
     reliability,
     resamples,
     share_interval,
 )
 
+METRICS = metrics_of(BINARY)
 
-def predictions(rows: int, seed: int = 0, digits: int = 12) -> tuple[Floats, Floats]:
-    """Labels, and probabilities that know something of them; few digits make ties."""
+
+def of_both(positive: Floats) -> Floats:
+    """Probabilities of both classes from that of positive."""
+    return np.stack([1 - positive, positive], axis=1)
+
+
+def predictions(rows: int, seed: int = 0, digits: int = 12) -> tuple[Labels, Floats]:
+    """Labels, and probabilities of positive that know something of them; few digits make ties."""
     generator = np.random.default_rng(seed)
-    labels = generator.integers(2, size=rows).astype(float)
+    labels = generator.integers(2, size=rows)
     logits = generator.normal(size=rows) + 1.5 * (2 * labels - 1)
     return labels, np.round(1 / (1 + np.exp(-logits)), digits)
+
+
+def predictions_of(classes: int, rows: int, seed: int, digits: int) -> tuple[Labels, Floats]:
+    """The same of several classes, each of which has rows."""
+    generator = np.random.default_rng(seed)
+    labels = np.r_[np.arange(classes), generator.integers(classes, size=rows - classes)]
+    exact = softmax(generator.normal(size=(rows, classes)) + 1.5 * np.eye(classes)[labels], axis=1)
+    return labels, np.round(exact, digits)
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +64,8 @@ def test_metrics_equal_those_of_scikit_learn_under_any_weights(rows: int, seed: 
     labels[:2] = 0, 1
     weights = np.random.default_rng(seed).integers(0, 4, size=rows).astype(float) if weigh else np.ones(rows)
     weights[:2] = 1
-    found = WeightedMetrics(labels, probabilities, 5)(weights[None])
+    found = WeightedMetrics(labels, of_both(probabilities), BINARY, 5)(weights[None])
+    assert list(found) == list(METRICS)
     predicted = probabilities >= 0.5
     expected = {
         "accuracy": sk.accuracy_score(labels, predicted, sample_weight=weights),
@@ -51,17 +74,120 @@ def test_metrics_equal_those_of_scikit_learn_under_any_weights(rows: int, seed: 
         "matthews": sk.matthews_corrcoef(labels, predicted, sample_weight=weights),
         "recall_positive": sk.recall_score(labels, predicted, sample_weight=weights),
         "recall_negative": sk.recall_score(1 - labels, ~predicted, sample_weight=weights),
+        "precision_positive": sk.precision_score(labels, predicted, sample_weight=weights, zero_division=np.nan),
+        "f1_positive": sk.f1_score(labels, predicted, sample_weight=weights),
         "roc_auc": sk.roc_auc_score(labels, probabilities, sample_weight=weights),
         "average_precision": sk.average_precision_score(labels, probabilities, sample_weight=weights),
         "brier": sk.brier_score_loss(labels, probabilities, sample_weight=weights),
-        "log_loss": sk.log_loss(labels, np.clip(probabilities, 1e-15, 1 - 1e-15), sample_weight=weights),
     }
-    assert {name: found[name][0] for name in expected} == pytest.approx(expected)
+    assert {name: found[name][0] for name in expected} == pytest.approx(expected, nan_ok=True)
+    log_loss = sk.log_loss(labels, np.clip(probabilities, 1e-15, 1 - 1e-15), sample_weight=weights)
+    assert found["log_loss"][0] == pytest.approx(log_loss, rel=1e-4)  # 1 - (1 - 1e-15) is not quite 1e-15
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(3, 7),
+    rows=st.integers(8, 80),
+    seed=st.integers(0, 10_000),
+    digits=st.sampled_from([2, 12]),
+    weigh=st.booleans(),
+)
+def test_metrics_of_more_classes_equal_those_of_scikit_learn(
+    count: int, rows: int, seed: int, digits: int, weigh: bool
+) -> None:
+    classes = Classes(names=tuple("abcdefg"[:count]), ordered=True)
+    labels, probabilities = predictions_of(count, rows, seed, digits)
+    weights = np.random.default_rng(seed).integers(0, 4, size=rows).astype(float) if weigh else np.ones(rows)
+    weights[:count] = 1
+    found = WeightedMetrics(labels, probabilities, classes, 5)(weights[None])
+    assert list(found) == list(metrics_of(classes))
+    predicted, truth, numbers = most_likely(probabilities), np.eye(count)[labels], range(count)
+    weighted: dict[str, Any] = {"sample_weight": weights}
+    each = {"labels": numbers, "average": None, "zero_division": np.nan, **weighted}
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted, **weighted),
+        "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0, **weighted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted, **weighted),
+        "matthews": sk.matthews_corrcoef(labels, predicted, **weighted),
+        "mean_absolute_error": sk.mean_absolute_error(labels, predicted, **weighted),
+        "quadratic_kappa": sk.cohen_kappa_score(labels, predicted, weights="quadratic", labels=numbers, **weighted),
+        "roc_auc": sk.roc_auc_score(truth, probabilities, average="macro", **weighted),
+        "average_precision": sk.average_precision_score(truth, probabilities, average="macro", **weighted),
+        "brier": np.average(((probabilities - truth) ** 2).sum(axis=1) / 2, weights=weights),
+        "log_loss": np.average(-np.log(np.clip(probabilities[truth == 1], 1e-15, 1)), weights=weights),
+        **dict(zip([f"recall_{c}" for c in classes.names], sk.recall_score(labels, predicted, **each), strict=True)),
+        **dict(zip([f"f1_{c}" for c in classes.names], sk.f1_score(labels, predicted, **each), strict=True)),
+    }
+    precision = sk.precision_score(labels, predicted, **each)
+    expected |= dict(zip([f"precision_{c}" for c in classes.names], precision, strict=True))
+    assert {name: found[name][0] for name in expected} == pytest.approx(expected, nan_ok=True)
+    assert found.keys() - expected.keys() == {"calibration_error"}
+
+
+def test_the_brier_score_of_more_classes_is_half_of_scikit_learns() -> None:
+    labels, probabilities = predictions_of(4, 100, 0, 12)
+    found = WeightedMetrics(labels, probabilities, Classes(names=tuple("abcd")), 5)(np.ones((1, 100)))
+    assert found["brier"][0] == pytest.approx(sk.brier_score_loss(labels, probabilities) / 2)
+    assert found["log_loss"][0] == pytest.approx(sk.log_loss(labels, probabilities))
+    assert "quadratic_kappa" not in found  # they have no order
+
+
+def test_two_classes_of_many_are_like_two_alone() -> None:
+    labels, positive = predictions(200)
+    alone = WeightedMetrics(labels, of_both(positive), BINARY, 5)(np.ones((1, 200)))
+    third = np.concatenate([of_both(positive), np.zeros((200, 1))], axis=1)
+    among = WeightedMetrics(labels, third, Classes(names=("negative", "positive", "none")), 5)(np.ones((1, 200)))
+    for name in (
+        "accuracy",
+        "macro_f1",
+        "balanced_accuracy",
+        "matthews",
+        "roc_auc",
+        "brier",
+        "log_loss",
+        "f1_negative",
+    ):
+        assert among[name] == pytest.approx(alone[name]), name
+    assert np.isnan([among["recall_none"][0], among["precision_none"][0], among["f1_none"][0]]).all()
+
+
+def test_the_calibration_of_more_classes_is_that_of_the_most_likely_one() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.9, 0.05, 0.05]])
+    bins = reliability(labels := np.array([0, 2, 2, 0]), probabilities, 2)
+    assert [found.mean_probability for found in bins] == pytest.approx([0.55, 0.85])
+    assert [found.positive_share for found in bins] == pytest.approx([0.5, 1.0])
+    weighed = WeightedMetrics(labels, probabilities, Classes(names=("a", "b", "c")), 2)(np.ones((1, 4)))
+    assert weighed["calibration_error"][0] == pytest.approx(0.1) == calibration_error(bins)
+
+
+def test_of_equal_probabilities_the_last_class_is_named() -> None:
+    assert most_likely(np.array([[0.5, 0.5], [0.6, 0.4]])).tolist() == [1, 0]
+    assert most_likely(np.array([[0.4, 0.4, 0.2], [0.1, 0.45, 0.45]])).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (("negative", "positive"), ("negative", "positive")),
+        (("very bad", "so-so", "ดี มาก"), ("very_bad", "so_so", "ด_มาก")),
+        (("a b", "a/b", "a_1"), ("a_b_0", "a_b_1", "a_1_2")),
+        (("+", "-"), ("0", "1")),
+        (("x" * 300, "../y"), ("x" * 60, "y")),
+    ],
+)
+def test_the_keys_of_metrics_are_safe_and_differ(names: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    classes = Classes(names=names)
+    assert class_keys(classes) == keys
+    told = metrics_of(classes)
+    assert all(re.fullmatch(r"\w+", key) for key in told)
+    assert {f"recall of {name}" for name in names} < {metric.title for metric in told.values()}
+    assert len(told) == 9 + 3 * len(names)
 
 
 def test_many_weightings_are_weighed_each_on_its_own() -> None:
     labels, probabilities = predictions(50)
-    weighed = WeightedMetrics(labels, probabilities, 5)
+    weighed = WeightedMetrics(labels, of_both(probabilities), BINARY, 5)
     weights = np.random.default_rng(1).integers(0, 3, size=(4, 50)).astype(float)
     together = weighed(weights)
     for i in range(4):
@@ -70,28 +196,30 @@ def test_many_weightings_are_weighed_each_on_its_own() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    labels = np.array([0.0, 0, 1, 1, 1, 0])
-    probabilities = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    probabilities = of_both(np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9]))
     bins = reliability(labels, probabilities, 2)
     assert [found.rows for found in bins] == [3, 3]
     assert [found.mean_probability for found in bins] == pytest.approx([0.2, 0.8])
     assert [found.positive_share for found in bins] == pytest.approx([1 / 3, 2 / 3])
     assert calibration_error(bins) == pytest.approx(2 / 15)
-    assert WeightedMetrics(labels, probabilities, 2)(np.ones((1, 6)))["calibration_error"][0] == pytest.approx(2 / 15)
+    found = WeightedMetrics(labels, probabilities, BINARY, 2)(np.ones((1, 6)))["calibration_error"][0]
+    assert found == pytest.approx(2 / 15)
 
 
 @pytest.mark.parametrize("digits", [1, 12])
 def test_bins_and_metric_agree_on_the_calibration_error(digits: int) -> None:
-    labels, probabilities = predictions(101, digits=digits)
-    found = WeightedMetrics(labels, probabilities, 7)(np.ones((1, 101)))["calibration_error"][0]
-    assert calibration_error(reliability(labels, probabilities, 7)) == pytest.approx(found)
+    labels, positive = predictions(101, digits=digits)
+    found = WeightedMetrics(labels, of_both(positive), BINARY, 7)(np.ones((1, 101)))["calibration_error"][0]
+    assert calibration_error(reliability(labels, of_both(positive), 7)) == pytest.approx(found)
 
 
 def test_a_constant_answer_is_calibrated_whatever_the_order_of_the_rows() -> None:
-    labels = np.repeat([0.0, 1.0], 50)
-    probabilities = np.full(100, 0.5)
+    labels = np.repeat([0, 1], 50)
+    probabilities = of_both(np.full(100, 0.5))
     assert [found.rows for found in reliability(labels, probabilities, 10)] == [100]
-    assert WeightedMetrics(labels, probabilities, 10)(np.ones((1, 100)))["calibration_error"][0] == pytest.approx(0)
+    found = WeightedMetrics(labels, probabilities, BINARY, 10)(np.ones((1, 100)))["calibration_error"][0]
+    assert found == pytest.approx(0)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
@@ -108,21 +236,20 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def test_the_interval_of_the_calibration_error_covers_the_truth_although_the_estimate_is_too_high() -> None:
-    def overconfident(rows: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    def overconfident(rows: int, seed: int) -> tuple[Labels, Floats, Floats]:
         generator = np.random.default_rng(seed)
         logits = 2 * generator.normal(size=rows)
         share = 1 / (1 + np.exp(-logits))
-        return (generator.random(rows) < share).astype(float), 1 / (1 + np.exp(-1.3 * logits)), share
+        return (generator.random(rows) < share).astype(np.intp), 1 / (1 + np.exp(-1.3 * logits)), share
 
     _, probabilities, share = overconfident(1_000_000, seed=99)
     order = np.argsort(probabilities)
     truth = np.mean([abs(part.mean()) for part in np.array_split((probabilities - share)[order], 15)])
     runs = 60
+    drawn = [overconfident(400, seed) for seed in range(runs)]
     found = [
-        Bootstrap.of(*overconfident(400, seed)[:2], np.arange(400), bins=15, samples=200).intervals(0.9)[
-            "calibration_error"
-        ]
-        for seed in range(runs)
+        bootstrap(labels, positive, np.arange(400), bins=15, samples=200).intervals(0.9)["calibration_error"]
+        for labels, positive, _ in drawn
     ]
     assert np.mean([error.value for error in found]) > 1.4 * truth
     # Percentile intervals, which the other metrics have, would cover it in none of these runs.
@@ -137,26 +264,26 @@ def test_every_interval_holds_its_estimate() -> None:
 
 def test_one_class_leaves_the_ranking_undefined_and_the_rest_defined() -> None:
     probabilities = np.array([0.2, 0.6, 0.9])
-    negative = _intervals(np.zeros(3), probabilities)
+    negative = _intervals(np.zeros(3, dtype=np.intp), probabilities)
     undefined = {name for name, found in negative.items() if np.isnan([found.value, found.low, found.high]).all()}
     assert undefined == {
-        "macro_f1", "balanced_accuracy", "matthews", "recall_positive", "roc_auc", "average_precision"
+        "macro_f1", "balanced_accuracy", "matthews", "recall_positive", "f1_positive", "roc_auc", "average_precision"
     }  # fmt: skip
     assert negative["accuracy"].value == pytest.approx(1 / 3)
-    positive = _intervals(np.ones(3), probabilities)
+    positive = _intervals(np.ones(3, dtype=np.intp), probabilities)
     assert np.isnan(positive["roc_auc"].value)
     assert positive["average_precision"].value == 1
 
 
 def test_one_row_is_enough() -> None:
-    found = _intervals(np.ones(1), np.array([0.75]))
+    found = _intervals(np.ones(1, dtype=np.intp), np.array([0.75]))
     assert found["accuracy"].value == 1
     assert np.isnan([found["accuracy"].low, found["accuracy"].high]).all()
     assert found["brier"].value == pytest.approx(1 / 16)
 
 
 def test_a_rare_class_that_some_resamples_miss_has_intervals() -> None:
-    labels = np.zeros(50)
+    labels = np.zeros(50, dtype=np.intp)
     labels[0] = 1
     found = _intervals(labels, np.linspace(0.9, 0.1, 50))
     assert found["roc_auc"].value == found["roc_auc"].high == 1
@@ -236,9 +363,9 @@ def test_the_interval_of_a_share_is_wilsons_where_rows_are_on_their_own() -> Non
 def test_predictions_are_compared_in_the_same_resamples() -> None:
     labels, probabilities = predictions(400)
     groups = np.repeat(np.arange(80), 5)
-    better = Bootstrap.of(labels, probabilities, groups, bins=5, samples=300)
+    better = bootstrap(labels, probabilities, groups, bins=5, samples=300)
     noise = 0.1 * np.random.default_rng(5).normal(size=400)
-    worse = Bootstrap.of(
+    worse = bootstrap(
         labels, 1 / (1 + np.exp(-np.log(probabilities / (1 - probabilities)) - noise)), groups, bins=5, samples=300
     )
     for name in ("macro_f1", "log_loss"):
@@ -254,7 +381,7 @@ def test_predictions_are_compared_in_the_same_resamples() -> None:
 
 
 def test_a_metric_that_is_not_defined_is_not_better() -> None:
-    alone = Bootstrap.of(np.ones(3), np.array([0.2, 0.6, 0.9]), np.arange(3), bins=5, samples=50)
+    alone = bootstrap(np.ones(3, dtype=np.intp), np.array([0.2, 0.6, 0.9]), np.arange(3), bins=5, samples=50)
     found = alone.differences(alone, 0.9)["macro_f1"]
     assert np.isnan([found.value, found.low, found.high, found.better_share]).all()
 
@@ -270,7 +397,7 @@ def test_one_group_says_nothing_of_how_far_chance_reaches() -> None:
     share = share_interval(right, np.zeros(30, dtype=np.intp), 0.95)
     assert [share.low, share.high] == pytest.approx(proportion_confint(0.9, 1, method="wilson"))
     labels, probabilities = predictions(30)
-    drawn = Bootstrap.of(labels, probabilities, np.zeros(30, dtype=np.intp), bins=5, samples=50)
+    drawn = bootstrap(labels, probabilities, np.zeros(30, dtype=np.intp), bins=5, samples=50)
     for found in (*drawn.intervals(0.95).values(), *drawn.differences(drawn, 0.95).values()):
         assert np.isfinite(found.value)
         assert np.isnan([found.low, found.high]).all()
@@ -288,6 +415,10 @@ def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def _intervals(labels: Floats, probabilities: Floats, samples: int = 200) -> dict[str, Interval]:
+def _intervals(labels: Labels, probabilities: Floats, samples: int = 200) -> dict[str, Interval]:
     groups = np.arange(len(labels))
-    return Bootstrap.of(labels, probabilities, groups, bins=5, samples=samples).intervals(0.9)
+    return bootstrap(labels, probabilities, groups, bins=5, samples=samples).intervals(0.9)
+
+
+def bootstrap(labels: Labels, positive: Floats, groups: NDArray[np.intp], *, bins: int, samples: int) -> Bootstrap:
+    return Bootstrap.of(labels, of_both(positive), groups, BINARY, bins=bins, samples=samples)

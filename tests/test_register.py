@@ -13,6 +13,8 @@ from prefect import flow
 from servers import newest_artifact
 from tiny import epoch_metrics, tiny_bundle
 
+from flows.train import _rival
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig
 from sentiment_model.evaluation.baseline import BASELINE
 from sentiment_model.evaluation.evaluate import ChampionModel
@@ -33,28 +35,30 @@ LENIENT = GateConfig(baseline_margin=-1.0, champion_confidence=0.0, min_rows=1, 
 PASS, FAIL = LENIENT, LENIENT.model_copy(update={"baseline_margin": 1.0})
 
 
-def trained(store: Store, seed: int) -> Dataset:
+def trained(store: Store, seed: int, classes: Classes = BINARY) -> Dataset:
     """A model as the train stage leaves it."""
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
-        tiny_bundle(writer.folder, seed)
+        tiny_bundle(writer.folder, seed, classes=classes)
         for name in (WEIGHTS, VOCABULARY, DESCRIPTION):
             writer.file(name, role="model")
         history = [asdict(epoch_metrics(0))]
         writer.file(HISTORY, role="history").write_text(json.dumps(history))
         return {}
 
-    return store.materialise(TRAIN, {}, {"seed": seed}, write)[0]
+    return store.materialise(TRAIN, {}, {"seed": seed, "classes": classes.names}, write)[0]
 
 
-def evaluated(store: Store, model: Dataset, gate: GateConfig, rival: Dataset | None = None) -> Dataset:
+def evaluated(
+    store: Store, model: Dataset, gate: GateConfig, rival: Dataset | None = None, classes: Classes = BINARY
+) -> Dataset:
     """Its evaluation on a few reviews, perhaps beside version 1."""
     rows = 40
     cleaned = pl.LazyFrame(
         {
             "review_id": [f"r{i}" for i in range(rows)],
             "text": [f"a good film , not {'bad ' * (i % 7)}" for i in range(rows)],
-            "label": [i % 2 for i in range(rows)],
+            "label": [i % len(classes) for i in range(rows)],
             "group": pl.Series([None] * rows, dtype=pl.String),
             "source": ["sparse" if i in (22, 24) else "rotten_tomatoes" if i % 5 == 0 else "imdb" for i in range(rows)],
             "split": ["validation" if i < 10 else "test" for i in range(rows)],
@@ -62,7 +66,8 @@ def evaluated(store: Store, model: Dataset, gate: GateConfig, rival: Dataset | N
         },
         schema_overrides={"label": pl.Int8},
     )
-    baseline = cleaned.select("text_hash", probability=pl.lit(0.4))
+    always_the_first = pl.concat_arr(*([pl.lit(0.6)] + [pl.lit(0.4 / (len(classes) - 1))] * (len(classes) - 1)))
+    baseline = cleaned.select("text_hash", probabilities=always_the_first)
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
         with model.local_folder() as folder:
@@ -165,6 +170,59 @@ def test_a_champion_that_fails_a_stricter_gate_stays_champion(store: Store, clie
     assert told.startswith("# sentiment version 1 is champion\n\nIt stays champion")
 
 
+NASTY = Classes(names=("so <b>so</b> | $1$", "../../etc", "很好"))
+
+
+def test_names_of_classes_are_safe_in_mlflow(store: Store, client: MlflowClient) -> None:
+    model = trained(store, 1, NASTY)
+    done = run_register(model, evaluated(store, model, PASS, classes=NASTY))
+    assert done.promoted
+    logged = client.get_run(done.run_id).data.metrics
+    assert {"test_accuracy", "test_recall_so_b_so_b_1", "test_recall_etc", "test_f1_很好"} <= logged.keys()
+    tags = client.get_model_version("sentiment", "1").tags
+    assert "metric.test_balanced_accuracy" in tags
+    assert not [
+        name for name in tags if name.startswith(("metric.test_recall", "metric.test_precision", "metric.test_f1"))
+    ]
+
+
+def test_a_champion_of_other_classes_stays_until_a_person_takes_the_alias_away(
+    store: Store, client: MlflowClient, tmp_path: Path
+) -> None:
+    first, second = trained(store, 1), trained(store, 2, NASTY)
+    run_register(first, evaluated(store, first, PASS))
+    tracker = Tracker(Settings())
+
+    def rival(model: Dataset, name: str) -> ChampionModel | None:
+        (folder := tmp_path / name).mkdir()
+        return _rival(tracker, "sentiment", model.ref, folder)
+
+    found = rival(second, "before")
+    assert found is not None
+    assert found.version == "1"
+    done = run_register(second, evaluated(store, second, PASS, first, NASTY))
+    assert not done.promoted
+    assert done.reason.startswith("Not promoted: champion version 1 tells ['negative', 'positive'] apart, this model [")
+    assert done.reason.endswith(
+        "train it under another model_name, or take the alias champion from that version and run again."
+    )
+    assert aliases(client) == {"challenger": "2", "champion": "1"}
+    tags = client.get_model_version("sentiment", "2").tags
+    assert tags["gate.champion"].startswith("failed: champion version 1 tells ['negative', 'positive'] apart")
+    told = str(newest_artifact("registration").data)
+    assert "<b>" not in told
+    assert "version 2 is challenger" in told
+
+    client.delete_registered_model_alias("sentiment", "champion")
+    assert rival(second, "alone") is None
+    again = run_register(second, evaluated(store, second, PASS, classes=NASTY))
+    assert (again.version, again.promoted, again.reused) == ("2", True, True)
+    # A later night of the same model finds only a previous champion of other classes, which is no rival.
+    client.set_registered_model_alias("sentiment", "previous", "1")
+    assert rival(second, "after") is None
+    assert rival(trained(store, 3, NASTY), "next") is not None
+
+
 def made_from(bundle: Path, trained_on: dict[str, str]) -> ChampionModel:
     """A champion that names what it was trained on."""
     digest = tiny_bundle(bundle, seed=9).digest
@@ -216,7 +274,7 @@ def test_reviews_of_the_champion_that_come_back_are_asked_again(store: Store, tm
     old, new = cleaned_reviews(store, "a"), cleaned_reviews(store, "b")
 
     def write(writer: DatasetWriter) -> dict[str, Any]:
-        answers = new.scan().select("text_hash", probability=pl.lit(0.4)).collect()
+        answers = new.scan().select("text_hash", probabilities=pl.concat_arr(pl.lit(0.6), pl.lit(0.4))).collect()
         answers.write_parquet(writer.file("part.parquet"))
         return {}
 

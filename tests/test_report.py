@@ -1,19 +1,21 @@
 """The report: one page that fetches nothing, and the same facts in Markdown."""
 
 import re
+import warnings
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
-from test_evaluation import evaluate, held_out, records
+from test_evaluation import ORDERED, evaluate, evaluate_of, held_out, held_out_of, records
 from tiny import epoch_metrics
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import EvaluateConfig, GateConfig, TrainingRun
 from sentiment_model.evaluation.evaluate import Evaluation
 from sentiment_model.evaluation.figures import figures
 from sentiment_model.evaluation.gate import decide
-from sentiment_model.evaluation.metrics import METRICS
-from sentiment_model.evaluation.report import report_html, report_markdown
+from sentiment_model.evaluation.report import headline_metrics, report_html, report_markdown
 from sentiment_model.store.lineage import StageRecord
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png> | a *pipe* ![](http://evil.example/y.png)"
@@ -106,7 +108,14 @@ def test_text_of_reviews_and_sources_is_shown_as_text() -> None:
 def test_the_verdict_comes_first_and_the_configuration_last() -> None:
     parsed = Page(html(example()))
     assert re.fullmatch(r"\d\d\.\d % of 320 held-out reviews labelled rightly", parsed.headings[0])
-    assert parsed.headings[1:] == ["Metrics", "Figures", "Slices", "Most confident mistakes", "How it was made"]
+    assert parsed.headings[1:] == [
+        "Metrics",
+        "Classes",
+        "Figures",
+        "Slices",
+        "Most confident mistakes",
+        "How it was made",
+    ]
     assert parsed.text.index("the gate") < parsed.text.index("with intervals")
     after = parsed.text[parsed.text.index("How it was made") :]
     assert after.index("train") < after.index("clean")
@@ -153,8 +162,9 @@ def test_each_figure_is_named_and_told_in_words_that_can_be_seen() -> None:
     names = [a["aria-label"] for tag, a in page.elements if tag == "div" and a.get("role") == "img"]
     assert names == ["Confusion matrix", "ROC curve", "Calibration", "Loss by epoch"]
     test = evaluation.test
+    right, wrong = test.confusion[0]
     for shown in (page.text, report_markdown(evaluation, decide(evaluation, GateConfig()))):
-        assert f"{test.true_negatives} negative reviews labelled rightly and {test.false_positives} wrongly" in shown
+        assert f"{right} negative reviews labelled rightly and {wrong} wrongly" in shown
         assert f"area under the curve {test.metrics['roc_auc'].value:.3f}." in shown
         assert f"calibration error {evaluation.calibration_error_before:.3f} before temperature scaling" in shown
         assert f"{test.metrics['calibration_error'].value:.3f} after." in shown
@@ -167,7 +177,7 @@ def test_the_page_and_the_markdown_hold_every_metric_and_slice() -> None:
     markdown = report_markdown(evaluation, decision).replace("\\", "")  # which escapes the underscore
     text = Page(html(evaluation)).text
     for shown in (text, markdown):
-        assert all(name[1:] in shown for name in METRICS.values())
+        assert all(metric.title[1:] in shown for metric in headline_metrics(evaluation.classes).values())
         assert all(part.name in shown for part in evaluation.slices)
         assert f"{100 * evaluation.test.metrics['accuracy'].value:.1f} %" in shown
         assert f"{evaluation.baseline_test.metrics['brier'].value:.3f}" in shown
@@ -194,7 +204,7 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head() -> None:
     for evaluation in (example(hostile=True), example(champion_version="7")):
         lines = report_markdown(evaluation, decide(evaluation, GateConfig())).splitlines()
         tables = _tables(lines)
-        assert len(tables) == 3
+        assert len(tables) == 4
         for table in tables:
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
 
@@ -211,7 +221,7 @@ def _tables(lines: list[str]) -> list[list[str]]:
 
 def test_wide_tables_scroll_by_themselves_and_both_colour_schemes_are_known() -> None:
     page = html(example())
-    assert page.count('<div class="scroll"') == page.count("<table>") == 2
+    assert page.count('<div class="scroll"') == page.count("<table>") == 3
     assert 'name="viewport" content="width=device-width' in page
     assert "color-scheme: light dark" in page
     assert "@media (prefers-color-scheme: dark)" in page
@@ -228,6 +238,71 @@ def test_figures_take_their_colour_from_the_page_and_share_no_ids() -> None:
     used = [set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)) for svg in drawn.values()]
     assert sum(map(len, used)) == len(set().union(*used)) > 0
     assert figures(example()) == drawn
+
+
+NASTY = Classes(
+    names=(
+        HOSTILE, "so $x_1$ so-so", "_hidden", "a | b", "*bold*", 'quotes " and \'', "ดีมาก", "很好",
+        "line\nbreak \x1b[31m",
+        "{{ braces }}", "x" * 200, "#123 & <b>",
+    )
+)  # fmt: skip
+
+
+def example_of(classes: Classes) -> Evaluation:
+    history = [epoch_metrics(i, train_loss=0.6 - i / 10, validation_loss=0.5 - i / 20) for i in range(3)]
+    return evaluate_of(classes, held_out_of(classes, 1500)).model_copy(update={"history": history})
+
+
+def test_three_ordered_classes_are_reported() -> None:
+    evaluation = example_of(ORDERED)
+    decision = decide(evaluation, GateConfig(metric="quadratic_kappa"))
+    page = Page(html(evaluation))
+    markdown = report_markdown(evaluation, decision).replace("\\", "")
+    for shown in (page.text, markdown):
+        assert "Mean absolute error (classes)" in shown
+        assert f"{evaluation.test.metrics['quadratic_kappa'].value:.3f}" in shown
+        for name, rows in zip(ORDERED.names, evaluation.test.of_classes, strict=True):
+            assert re.search(
+                rf"{name}\W*{rows:,}\W*{100 * evaluation.test.metrics[f'precision_{name}'].value:.1f} %", shown
+            )
+        for mistake in evaluation.mistakes:
+            true, predicted = (ORDERED.names[number] for number in (mistake.label, mistake.predicted))
+            assert f"{true}, taken for {predicted} with probability {100 * mistake.probability:.1f} %" in shown
+        row = evaluation.test.confusion[0]
+        assert f"{row[1]} of bad taken for middling" in shown
+    drawn = figures(evaluation)
+    assert [f">{name}</text>" in drawn["confusion_matrix"] for name in ORDERED.names] == [True] * 3
+    assert [f">{name}</text>" in drawn["roc_curve"] for name in ORDERED.names] == [True] * 3
+    assert "predicted probability of the most likely class" in drawn["calibration"]
+
+
+def test_names_of_classes_are_shown_as_text() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none reaches a user
+        evaluation = example_of(NASTY)
+        drawn = figures(evaluation)
+    decision = decide(evaluation, GateConfig())
+    page, markdown = html(evaluation), report_markdown(evaluation, decision)
+    parsed = Page(page)
+    assert not {tag for tag, _ in parsed.elements} & {"script", "img", "b", "iframe"}
+    for name in NASTY.names:
+        assert name in parsed.text
+    for svg in drawn.values():
+        assert not {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()} & {
+            "script",
+            "img",
+        }
+    shown = {
+        text.text for text in ElementTree.fromstring(drawn["confusion_matrix"]).iter() if text.tag.endswith("text")
+    }
+    assert {"so $x_1$ so-so", "_hidden", "ดีมาก", "很好", "line break [31m", "x" * 19 + "…"} <= shown
+    assert ">_hidden</text>" in drawn["roc_curve"]
+    for forbidden in ("<script", "<img", "![](", "<b>"):
+        assert forbidden not in markdown
+    assert markdown.count("*bold*") == 0
+    for table in _tables(markdown.splitlines()):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1, table[0]
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -157,7 +157,7 @@ def test_a_model_has_to_beat_the_champion_or_the_one_it_replaced(
     def rival(digest: str) -> str | None:
         (folder := tmp_path / f"rival-of-{digest}").mkdir()
         found = tracker.registry.rival("sentiment", digest, folder)
-        return found and found[1]
+        return found and found.version
 
     def digest(version: str) -> str:
         return str(client.get_model_version("sentiment", version).tags[DIGEST_TAG])

@@ -14,12 +14,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from sentiment_model.classes import Classes
 from sentiment_model.errors import QualityError
 from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.tokens import Unit, tokens_of
 
-BASELINE = Stage("baseline", 1)
+BASELINE = Stage("baseline", 2)
 MAX_TRAINING_REVIEWS = 200_000
 
 _BATCH_ROWS = 20_000
@@ -27,8 +28,8 @@ _BATCH_ROWS = 20_000
 _TERMS: dict[Unit, dict[str, Any]] = {"word": {}, "character": {"ngram_range": (1, 3), "token_pattern": r"\S+"}}
 
 
-def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame, unit: Unit) -> dict[str, Any]:
-    """Fit on the train split and write the probabilities of the held-out reviews (role `part`).
+def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame, classes: Classes, unit: Unit) -> dict[str, Any]:
+    """Fit on the train split and write the `probabilities` of all classes of the held-out reviews (role `part`).
 
     More than :data:`MAX_TRAINING_REVIEWS` training reviews are thinned to those with the lowest hashes, which is a
     random and repeatable sample.
@@ -36,6 +37,7 @@ def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame, unit: Unit) -> 
     Args:
         writer: where to write.
         reviews: cleaned reviews.
+        classes: those of the labels.
         unit: what the network's tokens are.
 
     Returns:
@@ -63,11 +65,14 @@ def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame, unit: Unit) -> 
             f"no word is in two of the {train.height:,} training reviews: nothing can be learned from them; add reviews"
         ) from error
     held_out = reviews.filter(pl.col("split").is_in(["validation", "test"])).select("text_hash", "text")
-    schema = pl.Schema({"text_hash": held_out.collect_schema()["text_hash"], "probability": pl.Float64()})
+    schema = pl.Schema(
+        {"text_hash": held_out.collect_schema()["text_hash"], "probabilities": pl.Array(pl.Float64, len(classes))}
+    )
     with PartWriter(writer, "part", schema) as part:
         for batch in held_out.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True):
-            probability = model.predict_proba(_spaced(batch, unit))[:, 1]
-            part.write(batch.select("text_hash", probability=pl.Series(probability)))
+            probabilities = np.zeros((batch.height, len(classes)))
+            probabilities[:, model.classes_] = model.predict_proba(_spaced(batch, unit))  # thinning may lose a class
+            part.write(batch.select("text_hash", probabilities=pl.Series(probabilities)))
     return {"trained_on": train.height, "words": len(model[0].vocabulary_)}
 
 

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel
-from scipy.special import expit
+from numpy.typing import NDArray
+from pydantic import BaseModel, model_validator
+from scipy.special import softmax
 from sklearn.metrics import roc_curve
 from statsmodels.stats.contingency_tables import mcnemar
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig
 from sentiment_model.errors import ConfigurationError
 from sentiment_model.evaluation.metrics import (
@@ -18,8 +21,10 @@ from sentiment_model.evaluation.metrics import (
     Difference,
     Floats,
     Interval,
+    Labels,
     ReliabilityBin,
     calibration_error,
+    most_likely,
     number_groups,
     reliability,
     share_interval,
@@ -44,18 +49,28 @@ class Scores(BaseModel):
 
     Attributes:
         groups: how many groups the rows are of; a row without one is a group of its own.
-        positives: how many are positive.
+        confusion: how many rows of each class (first index) were predicted as each class (second index).
         metrics: with intervals over the groups.
     """
 
     rows: int
     groups: int
-    positives: int
+    confusion: list[list[int]]
     metrics: dict[str, Interval]
-    true_positives: int
-    false_positives: int
-    true_negatives: int
-    false_negatives: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_of_two_classes(cls, data: Any) -> Any:
+        """Take over what was stored when there were two classes only."""
+        if isinstance(data, dict) and "true_negatives" in data:
+            negative = [data["true_negatives"], data["false_positives"]]
+            return {**data, "confusion": [negative, [data["false_negatives"], data["true_positives"]]]}
+        return data
+
+    @property
+    def of_classes(self) -> list[int]:
+        """How many rows are of each class."""
+        return [sum(row) for row in self.confusion]
 
 
 class SliceScore(BaseModel):
@@ -83,13 +98,29 @@ class SliceScore(BaseModel):
 
 
 class Mistake(BaseModel):
-    """A test review on which the model is confident and wrong."""
+    """A test review on which the model is confident and wrong.
+
+    Attributes:
+        label: number of the true class.
+        predicted: number of the class that the model takes it for.
+        probability: of that class.
+    """
 
     review_id: str
     source: str
     label: int
+    predicted: int
     probability: float
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_of_two_classes(cls, data: Any) -> Any:
+        """Take over what was stored when there were two classes only: the probability of the second."""
+        if isinstance(data, dict) and "predicted" not in data:
+            predicted, second = 1 - data["label"], data["probability"]
+            return {**data, "predicted": predicted, "probability": second if predicted else 1 - second}
+        return data
 
 
 class ChampionComparison(BaseModel):
@@ -119,9 +150,25 @@ class ChampionComparison(BaseModel):
     p_value: float | None
 
 
-class Evaluation(BaseModel):
-    """What is known of a model from reviews that it was not trained on."""
+class OtherChampion(BaseModel):
+    """A champion that tells other classes apart, so that nothing can be compared with it."""
 
+    version: str
+    classes: Classes
+
+
+class Evaluation(BaseModel):
+    """What is known of a model from reviews that it was not trained on.
+
+    Attributes:
+        champion: the comparison with the champion; None where there is no other, or one of other classes.
+        other_champion: the champion where it is of other classes.
+        roc_curves: of each class against the others, as pairs of false-positive and true-positive rate, none where the
+            data does not define them; of two classes that of the second only.
+        confidence: coverage of the intervals.
+    """
+
+    classes: Classes = BINARY
     test: Scores
     validation: Scores
     recurrent_test: Scores
@@ -132,41 +179,55 @@ class Evaluation(BaseModel):
     over_baseline: dict[str, Difference]
     over_majority: dict[str, Difference]
     champion: ChampionComparison | None
+    other_champion: OtherChampion | None = None
     slices: list[SliceScore]
     mistakes: list[Mistake]
     temperature: float
     calibration_error_before: float
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
-    roc_curve: list[tuple[float, float]]
+    roc_curves: list[list[tuple[float, float]]]
     history: list[EpochMetrics]
     lineage: list[StageRecord]
     confidence: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_of_two_classes(cls, data: Any) -> Any:
+        """Take over what was stored when there were two classes only."""
+        if isinstance(data, dict) and "roc_curve" in data:
+            return {**data, "roc_curves": [data["roc_curve"]]}
+        return data
 
 
 def evaluate_model(
     validation: pl.DataFrame,
     test: pl.DataFrame,
+    classes: Classes,
     config: EvaluateConfig,
     *,
     temperature: float,
     history: Sequence[EpochMetrics],
     lineage: Sequence[StageRecord],
     champion_version: str | None = None,
+    other_champion: OtherChampion | None = None,
 ) -> Evaluation:
     """Evaluate predictions.
 
     Args:
-        validation: held-out reviews with `group` (null for none), `label`, `probability`, `logit`, and the
-            probabilities `recurrent` of the model's recurrent part alone and `baseline`.
+        validation: held-out reviews with `group` (null for none), `label` (number of the class), and of all classes, as
+            arrays, the `probabilities` and `logits`, and the probabilities `recurrent` of the model's recurrent part
+            alone and `baseline`.
         test: the same, plus `source`, `text`, `n_tokens`, `n_unknown` and, where there is a champion,
-            `champion` (its probability) and `seen` (whether it was fitted or chosen on the review, or on others of its
-            group; null where that is not known).
+            `champion` (its probabilities) and `seen` (whether it was fitted or chosen on the review, or on others of
+            its group; null where that is not known).
+        classes: what is told apart.
         config: what to report.
         temperature: the divisor that turned logits into probabilities.
         history: how training went.
         lineage: the stages behind the model.
-        champion_version: the champion's version, if there is one.
+        champion_version: the champion's version, if there is one to compare with.
+        other_champion: the champion, if there is one of other classes.
 
     Raises:
         ConfigurationError: every test review is of a source that is reported separately.
@@ -182,81 +243,90 @@ def evaluate_model(
         for source in config.separate_sources
         if source in test["source"]
     }
-    labels, logits = _floats(headline, "label"), _floats(headline, "logit")
-    parts = ("probability", "recurrent", "baseline")
-    always_the_larger = (pl.col("label").mean() >= 0.5).cast(pl.Float64)
-    on_test = _draw(headline.with_columns(majority=always_the_larger), [*parts, "majority"], config)
-    on_validation = _draw(validation, parts, config)
-    before = reliability(labels, expit(logits), config.calibration_bins)
+    labels, logits, probabilities = _labels(headline), _of_classes(headline, "logits"), _of_classes(headline)
+    parts = ("probabilities", "recurrent", "baseline")
+    always_the_same = np.zeros((len(headline), len(classes)))
+    always_the_same[:, most_likely(np.bincount(labels, minlength=len(classes))[None].astype(np.float64))] = 1
+    with_majority = headline.with_columns(majority=pl.Series(always_the_same))
+    on_test = _draw(with_majority, [*parts, "majority"], classes, config)
+    on_validation = _draw(validation, parts, classes, config)
+    before = reliability(labels, softmax(logits, axis=1), config.calibration_bins)
     return Evaluation(
-        test=_scores(headline, "probability", on_test, config),
-        validation=_scores(validation, "probability", on_validation, config),
+        classes=classes,
+        test=_scores(headline, "probabilities", on_test, config),
+        validation=_scores(validation, "probabilities", on_validation, config),
         recurrent_test=_scores(headline, "recurrent", on_test, config),
         recurrent_validation=_scores(validation, "recurrent", on_validation, config),
         separate={
-            source: _scores(rows, "probability", _draw(rows, ["probability"], config), config)
+            source: _scores(rows, "probabilities", _draw(rows, ["probabilities"], classes, config), config)
             for source, rows in separate.items()
         },
         baseline_test=_scores(headline, "baseline", on_test, config),
         baseline_validation=_scores(validation, "baseline", on_validation, config),
-        over_baseline=on_test["probability"].differences(on_test["baseline"], config.confidence),
-        over_majority=on_test["probability"].differences(on_test["majority"], config.confidence),
-        champion=None if champion_version is None else _compare(headline, champion_version, config),
+        over_baseline=on_test["probabilities"].differences(on_test["baseline"], config.confidence),
+        over_majority=on_test["probabilities"].differences(on_test["majority"], config.confidence),
+        champion=None if champion_version is None else _compare(headline, champion_version, classes, config),
+        other_champion=other_champion,
         slices=_slices(headline, test.filter(pl.col("source").is_in(list(separate))), config),
         mistakes=_mistakes(headline, config.mistakes),
         temperature=temperature,
         calibration_error_before=calibration_error(before),
         reliability_before=before,
-        reliability_after=reliability(labels, _floats(headline, "probability"), config.calibration_bins),
-        roc_curve=_roc_curve(labels, logits),
+        reliability_after=reliability(labels, probabilities, config.calibration_bins),
+        roc_curves=_roc_curves(labels, probabilities),
         history=list(history),
         lineage=list(lineage),
         confidence=config.confidence,
     )
 
 
-def _floats(frame: pl.DataFrame, column: str) -> Floats:
-    return frame[column].cast(pl.Float64).to_numpy()
+def _labels(frame: pl.DataFrame) -> Labels:
+    return frame["label"].to_numpy().astype(np.intp)
 
 
-def _draw(frame: pl.DataFrame, columns: Sequence[str], config: EvaluateConfig) -> dict[str, Bootstrap]:
+def _of_classes(frame: pl.DataFrame, column: str = "probabilities") -> Floats:
+    """Return a column of arrays, shape (rows, classes)."""
+    return frame[column].to_numpy()
+
+
+def _draw(
+    frame: pl.DataFrame, columns: Sequence[str], classes: Classes, config: EvaluateConfig
+) -> dict[str, Bootstrap]:
     """Return the metrics of each column of probabilities, all in the same resamples."""
-    labels, groups = _floats(frame, "label"), number_groups(frame["group"])
+    labels, groups = _labels(frame), number_groups(frame["group"])
+    bins, samples = config.calibration_bins, config.bootstrap_samples
     return {
-        name: Bootstrap.of(
-            labels, _floats(frame, name), groups, bins=config.calibration_bins, samples=config.bootstrap_samples
-        )
+        name: Bootstrap.of(labels, _of_classes(frame, name), groups, classes, bins=bins, samples=samples)
         for name in columns
     }
 
 
 def _scores(frame: pl.DataFrame, column: str, drawn: dict[str, Bootstrap], config: EvaluateConfig) -> Scores:
-    positive, predicted = _floats(frame, "label") > 0.5, _floats(frame, column) >= 0.5
+    labels, probabilities = _labels(frame), _of_classes(frame, column)
+    classes = probabilities.shape[1]
+    cells = np.bincount(labels * classes + most_likely(probabilities), minlength=classes**2)
     return Scores(
-        rows=len(positive),
+        rows=len(labels),
         groups=drawn[column].groups,
-        positives=int(positive.sum()),
+        confusion=cells.reshape(classes, classes).tolist(),
         metrics=drawn[column].intervals(config.confidence),
-        true_positives=int((predicted & positive).sum()),
-        false_positives=int((predicted & ~positive).sum()),
-        true_negatives=int((~predicted & ~positive).sum()),
-        false_negatives=int((~predicted & positive).sum()),
     )
 
 
-def _correct(column: str) -> pl.Expr:
-    return (pl.col(column) >= 0.5) == (pl.col("label") == 1)
+def _right(frame: pl.DataFrame, column: str) -> pl.Series:
+    """Return whether a column of probabilities names the true class of each row."""
+    return pl.Series(most_likely(_of_classes(frame, column)) == _labels(frame), dtype=pl.Boolean)
 
 
-def _compare(headline: pl.DataFrame, version: str, config: EvaluateConfig) -> ChampionComparison:
+def _compare(headline: pl.DataFrame, version: str, classes: Classes, config: EvaluateConfig) -> ChampionComparison:
     unseen = headline.filter(~pl.col("seen").fill_null(value=False))
-    model, champion = (unseen.select(_correct(name)).to_series() for name in ("probability", "champion"))
+    model, champion = (_right(unseen, name) for name in ("probabilities", "champion"))
     only_model, only_champion = int((model & ~champion).sum()), int((~model & champion).sum())
     accuracy, differences, groups = Interval(value=math.nan, low=math.nan, high=math.nan), {}, 0
     if rows := len(unseen):
-        drawn = _draw(unseen, ["probability", "champion"], config)
+        drawn = _draw(unseen, ["probabilities", "champion"], classes, config)
         accuracy = drawn["champion"].intervals(config.confidence)["accuracy"]
-        differences = drawn["probability"].differences(drawn["champion"], config.confidence)
+        differences = drawn["probabilities"].differences(drawn["champion"], config.confidence)
         groups = drawn["champion"].groups
     return ChampionComparison(
         version=version,
@@ -278,19 +348,24 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
         # The separately reported sources are slices of their own, and out of all the others.
         frame = pl.concat([headline, separate]) if kind == "source" else headline
         frame = frame.with_columns(group_number=pl.Series(number_groups(frame["group"])))
-        if "champion" not in frame.columns:
-            frame = frame.with_columns(champion=pl.lit(None, pl.Float64), seen=True)
+        has_champion = "champion" in frame.columns
+        frame = frame.with_columns(
+            model_right=_right(frame, "probabilities"),
+            baseline_right=_right(frame, "baseline"),
+            champion_right=_right(frame, "champion") if has_champion else pl.lit(None, pl.Boolean),
+            seen=pl.col("seen") if has_champion else pl.lit(value=True),
+        )
         unseen = ~pl.col("seen").fill_null(value=True)
         table = (
             frame.group_by(name.alias("name"))
             .agg(
                 rows=pl.len(),
-                right=_correct("probability").cast(pl.Float64),
+                right=pl.col("model_right").cast(pl.Float64),
                 groups="group_number",
-                baseline=_correct("baseline").mean(),
+                baseline=pl.col("baseline_right").mean(),
                 unseen=unseen.sum(),
-                champion=_correct("champion").filter(unseen).mean(),
-                on_unseen=_correct("probability").filter(unseen).mean(),
+                champion=pl.col("champion_right").filter(unseen).mean(),
+                on_unseen=pl.col("model_right").filter(unseen).mean(),
             )
             .sort("name")
         )
@@ -314,25 +389,32 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
 
 
 def _mistakes(headline: pl.DataFrame, count: int) -> list[Mistake]:
-    wrong = headline.filter(~_correct("probability")).sort(
-        (pl.col("probability") - 0.5).abs(), "review_id", descending=[True, False]
-    )
+    probabilities = _of_classes(headline)
+    answers = {"predicted": pl.Series(most_likely(probabilities)), "probability": pl.Series(probabilities.max(axis=1))}
+    wrong = headline.with_columns(**answers).filter(pl.col("predicted") != pl.col("label"))
     return [
         Mistake(
             review_id=row["review_id"],
             source=row["source"],
             label=row["label"],
+            predicted=row["predicted"],
             probability=row["probability"],
             text=row["text"][:_MISTAKE_CHARACTERS] + ("…" if len(row["text"]) > _MISTAKE_CHARACTERS else ""),
         )
-        for row in wrong.head(count).iter_rows(named=True)
+        for row in wrong.sort("probability", "review_id", descending=[True, False]).head(count).iter_rows(named=True)
     ]
 
 
-def _roc_curve(labels: Floats, logits: Floats, points: int = 200) -> list[tuple[float, float]]:
+def _roc_curves(labels: Labels, probabilities: Floats) -> list[list[tuple[float, float]]]:
+    classes = probabilities.shape[1]
+    told = range(classes) if classes > len(BINARY) else [1]
+    return [_roc_curve(labels == number, probabilities[:, number]) for number in told]
+
+
+def _roc_curve(is_true: NDArray[np.bool_], probabilities: Floats, points: int = 200) -> list[tuple[float, float]]:
     """Return (false-positive rate, true-positive rate), thinned to be drawn; nothing where there is only one class."""
-    if len(np.unique(labels)) < 2:
+    if len(np.unique(is_true)) < 2:
         return []
-    false, true, _ = roc_curve(labels, logits)
+    false, true, _ = roc_curve(is_true, probabilities)
     kept = np.unique(np.linspace(0, len(true) - 1, min(points, len(true))).astype(int))
     return [(float(x), float(y)) for x, y in zip(false[kept], true[kept], strict=True)]

@@ -4,9 +4,10 @@ import math
 
 from pydantic import BaseModel
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import GateConfig
-from sentiment_model.evaluation.evaluate import Evaluation
-from sentiment_model.evaluation.metrics import METRICS, SHARES, Difference
+from sentiment_model.evaluation.evaluate import Evaluation, OtherChampion
+from sentiment_model.evaluation.metrics import Difference, Metric, metrics_of
 
 _ROUNDING = 1e-9  # 0.85 - 0.90 is not quite -0.05
 
@@ -39,7 +40,7 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
 
     Args:
         evaluation: of the model, which compares it with the champion where there is another one.
-        config: the thresholds.
+        config: the thresholds, and the metric, which is one of :func:`metrics_of` the evaluation's classes.
     """
     rules = [
         _rows(evaluation, config),
@@ -52,7 +53,7 @@ def decide(evaluation: Evaluation, config: GateConfig) -> GateDecision:
     return GateDecision(promote=all(rule.passed for rule in rules), rules=rules)
 
 
-def _better(name: str, metric: str, difference: Difference, confidence: float, reason: str) -> RuleResult:
+def _better(name: str, metric: Metric, difference: Difference, confidence: float, reason: str) -> RuleResult:
     """Ask that a difference is positive in so many of the resamples; confidence 0 asks for nothing."""
     share = difference.better_share
     if math.isnan(difference.value):
@@ -65,8 +66,8 @@ def _better(name: str, metric: str, difference: Difference, confidence: float, r
     return result if confidence else result.model_copy(update={"passed": True})
 
 
-def _undefined(metric: str) -> str:
-    return f"{METRICS[metric]} is not defined for these test reviews; are they all of one class?"
+def _undefined(metric: Metric) -> str:
+    return f"{metric.title} is not defined for these test reviews; are they all of one class?"
 
 
 def _at_least(name: str, value: float, threshold: float, reason: str) -> RuleResult:
@@ -93,27 +94,27 @@ def _groups(evaluation: Evaluation, config: GateConfig) -> RuleResult:
 def _against_majority(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     """Judge by balanced accuracy, whatever the metric: by macro-F1, a coin is better than to name one class always."""
     test, difference = evaluation.test, evaluation.over_majority["balanced_accuracy"]
-    larger = max(test.positives, test.rows - test.positives)
+    metric = metrics_of(evaluation.classes)["balanced_accuracy"]
     return _better(
         "majority",
-        "balanced_accuracy",
+        metric,
         difference,
         config.majority_confidence,
-        f"{larger:,} of {test.rows:,} reviews are of one class; {METRICS['balanced_accuracy']} "
+        f"{max(test.of_classes):,} of {test.rows:,} reviews are of one class; {metric.title} "
         f"{_points(difference.value)} from that of always naming it",
     )
 
 
 def _against_baseline(evaluation: Evaluation, config: GateConfig) -> RuleResult:
+    metric = metrics_of(evaluation.classes)[config.metric]
     model, baseline = (scores.metrics[config.metric].value for scores in (evaluation.test, evaluation.baseline_test))
     difference = evaluation.over_baseline[config.metric].value
     reason = (
-        f"{METRICS[config.metric]} {_value(config.metric, model)} against {_value(config.metric, baseline)} of the "
-        f"linear baseline ({_change(config.metric, difference)}, at least "
-        f"{_change(config.metric, config.baseline_margin)} wanted)"
+        f"{metric.title} {_value(metric, model)} against {_value(metric, baseline)} of the linear baseline "
+        f"({_change(metric, difference)}, at least {_change(metric, config.baseline_margin)} wanted)"
     )
     return _at_least(
-        "baseline", difference, config.baseline_margin, _undefined(config.metric) if math.isnan(difference) else reason
+        "baseline", difference, config.baseline_margin, _undefined(metric) if math.isnan(difference) else reason
     )
 
 
@@ -125,6 +126,8 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     standard error is the parameter-free ladder of Blum & Hardt (2015), "The Ladder: A Reliable Leaderboard for Machine
     Learning Competitions". ``python -m benchmarks.gate`` simulates all three.
     """
+    if evaluation.other_champion:
+        return _of_other_classes(evaluation.other_champion, evaluation.classes)
     champion = evaluation.champion
     if champion is None:
         return RuleResult(name="champion", passed=True, value=None, threshold=None, reason="no other model is champion")
@@ -142,15 +145,25 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
     if reason:
         passed = config.champion_confidence == 0
         return RuleResult(name="champion", passed=passed, value=None, threshold=None, reason=reason)
-    metric, difference = config.metric, champion.differences[config.metric]
+    metric, difference = metrics_of(evaluation.classes)[config.metric], champion.differences[config.metric]
     return _better(
         "champion",
         metric,
         difference,
         config.champion_confidence,
-        f"{METRICS[metric]} {_change(metric, difference.value)} from that of champion version {champion.version} "
+        f"{metric.title} {_change(metric, difference.value)} from that of champion version {champion.version} "
         f"(interval {_change(metric, difference.low)} to {_change(metric, difference.high)})",
     )
+
+
+def _of_other_classes(champion: OtherChampion, classes: Classes) -> RuleResult:
+    """Refuse whatever the confidence: what reads the champion's answers would get others."""
+    reason = (
+        f"champion version {champion.version} tells {list(champion.classes.names)} apart, this model "
+        f"{list(classes.names)}, so that nothing compares the two; train it under another model_name, or take the "
+        "alias champion from that version and run again"
+    )
+    return RuleResult(name="champion", passed=False, value=None, threshold=None, reason=reason)
 
 
 def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
@@ -160,7 +173,7 @@ def _slices(evaluation: Evaluation, config: GateConfig) -> RuleResult:
         if found.champion_difference is not None and found.unseen_rows >= config.min_slice_rows
     ]
     if not changes:
-        wanting = "no other champion"
+        wanting = "no other champion" + (" of these classes" if evaluation.other_champion else "")
         if champion := evaluation.champion:
             wanting = f"no slice has {config.min_slice_rows:,} reviews"
             wanting += "" if champion.seen == 0 else " that the champion was not trained on"
@@ -180,9 +193,9 @@ def _points(difference: float) -> str:
     return f"{100 * (difference + 0.0):+.2f} points"  # adding zero makes -0.0 zero
 
 
-def _change(metric: str, difference: float) -> str:
-    return _points(difference) if metric in SHARES else f"{difference + 0.0:+.4f}"
+def _change(metric: Metric, difference: float) -> str:
+    return _points(difference) if metric.is_share else f"{difference + 0.0:+.4f}"
 
 
-def _value(metric: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if metric in SHARES else f"{value:.4f}"
+def _value(metric: Metric, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric.is_share else f"{value:.4f}"

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
-from scipy.special import expit
+from scipy.special import softmax
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation.evaluate import ChampionModel, Evaluation, evaluate_model
+from sentiment_model.evaluation.evaluate import ChampionModel, Evaluation, OtherChampion, evaluate_model
 from sentiment_model.evaluation.figures import figures
 from sentiment_model.evaluation.gate import GateDecision, decide
 from sentiment_model.evaluation.report import report_html
@@ -23,7 +23,7 @@ from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.history import EpochMetrics
 from sentiment_model.training.job import HISTORY
 
-EVALUATE = Stage("evaluate", 5)
+EVALUATE = Stage("evaluate", 6)
 
 _SCORING_ROWS = 20_000
 
@@ -43,7 +43,7 @@ def write_evaluation(
     """Score the held-out reviews, evaluate, judge, and write what was found.
 
     Files by role: `evaluation` and `gate` (JSON), `report` (HTML), `figure` (SVG), `predictions` (Parquet, the test
-    reviews without their text).
+    reviews without their text: of two classes the figures of the second, of more those of all, as arrays).
 
     Args:
         writer: where to write.
@@ -51,7 +51,8 @@ def write_evaluation(
         lineage: the stages behind the model.
         cleaned: cleaned reviews.
         baseline: the baseline's probabilities by `text_hash`.
-        champion: the champion, unless it is this very model or there is none.
+        champion: the champion, unless it is this very model or there is none. Where it tells other classes apart, it is
+            not asked.
         champion_reviews: the cleaned reviews that the champion was made from; None where nobody knows them.
         config: what to report.
         gate: when to promote.
@@ -63,33 +64,27 @@ def write_evaluation(
     predictor = Predictor.load(model, device)
     held_out = (
         cleaned.filter(pl.col("split").is_in(["validation", "test"]))
-        .join(baseline.rename({"probability": "baseline"}), on="text_hash", how="left", maintain_order="left")
+        .join(baseline.rename({"probabilities": "baseline"}), on="text_hash", how="left", maintain_order="left")
         .collect()
     )
-    answers = _predict(predictor, held_out["text"])
-    held_out = held_out.hstack(
-        answers.select(
-            "n_tokens",
-            "n_unknown",
-            pl.col("probabilities").arr.last().alias("probability"),
-            pl.col("logits").arr.last().alias("logit"),
-            pl.col("recurrent").arr.last(),
-        )
-    )
+    held_out = held_out.hstack(_predict(predictor, held_out["text"]))
     held_out = held_out.with_columns(recurrent=_calibrated(held_out, "recurrent"))
     test = held_out.filter(pl.col("split") == "test")
-    if champion:
-        other = Predictor.load(champion.bundle, device)
-        others = _predict(other, test["text"])["probabilities"].arr.last()
+    other = _of_other_classes(champion, predictor.classes) if champion else None
+    compared = champion if other is None else None
+    if compared:
+        others = _predict(Predictor.load(compared.bundle, device), test["text"])["probabilities"]
         test = test.with_columns(others.alias("champion"), seen=_seen(test, cleaned, champion_reviews))
     evaluation = evaluate_model(
         held_out.filter(pl.col("split") == "validation"),
         test,
+        predictor.classes,
         config,
         temperature=predictor.description.temperature,
         history=[EpochMetrics(**metrics) for metrics in json.loads((model / HISTORY).read_text())],
         lineage=lineage,
-        champion_version=champion.version if champion else None,
+        champion_version=compared.version if compared else None,
+        other_champion=other,
     )
     decision = decide(evaluation, gate)
     writer.file("evaluation.json", role="evaluation").write_text(evaluation.model_dump_json(indent=2))
@@ -98,21 +93,7 @@ def write_evaluation(
     for name, svg in drawn.items():
         writer.file(f"{name}.svg", role="figure").write_text(svg)
     writer.file("report.html", role="report").write_text(report_html(evaluation, decision, drawn))
-    columns = [
-        "review_id",
-        "source",
-        "group",
-        "label",
-        "probability",
-        "logit",
-        "recurrent",
-        "baseline",
-        "n_tokens",
-        "n_unknown",
-    ]
-    test.select(*columns, *(["champion"] if champion else [])).write_parquet(
-        writer.file("predictions.parquet", role="predictions")
-    )
+    _predictions(test, predictor.classes).write_parquet(writer.file("predictions.parquet", role="predictions"))
     metrics = {name: interval.value for name, interval in evaluation.test.metrics.items()}
     return {"gate": "passed" if decision.promote else "failed", "reason": decision.summary, "metrics": metrics}
 
@@ -158,12 +139,28 @@ def read_evaluation(dataset: Dataset) -> tuple[Evaluation, GateDecision]:
         )
 
 
+def _of_other_classes(champion: ChampionModel, classes: Classes) -> OtherChampion | None:
+    """Return the champion if its answers mean something else: its classes have other names, or another order."""
+    others = ModelDescription.read(champion.bundle).classes
+    return None if others.names == classes.names else OtherChampion(version=champion.version, classes=others)
+
+
+def _predictions(test: pl.DataFrame, classes: Classes) -> pl.DataFrame:
+    names = {"probabilities": "probability", "logits": "logit"} if len(classes) == len(BINARY) else {}
+
+    def told(name: str) -> pl.Expr:
+        return pl.col(name).arr.last().alias(names.get(name, name)) if names else pl.col(name)
+
+    figures = [told(name) for name in ("probabilities", "logits", "recurrent", "baseline")]
+    champion = [told("champion")] if "champion" in test.columns else []
+    return test.select("review_id", "source", "group", "label", *figures, "n_tokens", "n_unknown", *champion)
+
+
 def _calibrated(held_out: pl.DataFrame, logits: str) -> pl.Series:
     """Return probabilities from logits, with a temperature fitted on the validation reviews."""
     validation = held_out.filter(pl.col("split") == "validation")
-    both = np.stack([np.zeros(len(validation)), validation[logits].to_numpy()], axis=1)
-    temperature = fit_temperature(both, validation["label"].to_numpy())
-    return pl.Series(expit(held_out[logits].to_numpy() / temperature))
+    temperature = fit_temperature(validation[logits].to_numpy(), validation["label"].to_numpy())
+    return pl.Series(softmax(held_out[logits].to_numpy() / temperature, axis=1))
 
 
 def _predict(predictor: Predictor, texts: pl.Series) -> pl.DataFrame:

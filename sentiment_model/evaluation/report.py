@@ -3,15 +3,18 @@
 import math
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 import jinja2
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.evaluation.evaluate import Evaluation, Scores
+from sentiment_model.evaluation.figures import MANY_CLASSES
 from sentiment_model.evaluation.gate import GateDecision
-from sentiment_model.evaluation.metrics import METRICS, SHARES, Difference, Interval
+from sentiment_model.evaluation.metrics import Difference, Interval, Metric, class_keys, metrics_of
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.nested import flatten
 from sentiment_model.store.lineage import training_command
@@ -19,18 +22,17 @@ from sentiment_model.store.lineage import training_command
 _UNDEFINED = "–"
 _MARKDOWN_MISTAKES = 5
 _MARKDOWN_CHARACTERS = 400
-_FIGURE_TITLES = {
-    "confusion_matrix": (
-        "Confusion matrix",
-        "Test reviews by true and predicted label, with the share of each row",
-    ),
-    "roc_curve": ("ROC curve", "True-positive against false-positive rate over all thresholds"),
-    "calibration": (
-        "Calibration",
-        "Share of positive reviews against predicted probability, in equal-mass bins",
-    ),
-    "loss_curve": ("Loss by epoch", "Log loss on training and validation reviews after each epoch"),
-}
+_UNKNOWN = Interval(value=math.nan, low=math.nan, high=math.nan)
+_TOLD_MISTAKES = 3
+
+
+@dataclass(frozen=True)
+class _OfClass:
+    """A line of the table of classes."""
+
+    name: str
+    rows: int
+    figures: dict[str, Interval]
 
 
 def percent(value: float | None) -> str:
@@ -43,25 +45,30 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def estimate(found: Interval, name: str) -> str:
+def estimate(found: Interval, is_share: bool = True) -> str:
     """Return a metric's value; shares as percentages, other metrics as numbers."""
     if not math.isfinite(found.value):
         return _UNDEFINED
-    return percent(found.value) if name in SHARES else f"{found.value:.3f}"
+    return percent(found.value) if is_share else f"{found.value:.3f}"
 
 
-def bounds(found: Interval, name: str) -> str:
+def bounds(found: Interval, is_share: bool = True) -> str:
     """Return a metric's interval, empty where it has none."""
     if not math.isfinite(found.low):
         return ""
-    if name in SHARES:
+    if is_share:
         return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
     return f"{found.low:.3f} to {found.high:.3f}"
 
 
-def interval(found: Interval, name: str) -> str:
+def interval(found: Interval, is_share: bool = True) -> str:
     """Return a metric's value with its interval in brackets."""
-    return estimate(found, name) + (f" ({within})" if (within := bounds(found, name)) else "")
+    return estimate(found, is_share) + (f" ({within})" if (within := bounds(found, is_share)) else "")
+
+
+def headline_metrics(classes: Classes) -> dict[str, Metric]:
+    """Return the metrics that are told of each set of reviews, by key: all but those in the table of classes."""
+    return {key: metric for key, metric in metrics_of(classes).items() if not metric.is_detail}
 
 
 def _sentence(name: str) -> str:
@@ -78,6 +85,7 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": percent, "estimate": estimate, "bounds": bounds}
+    shown = headline_metrics(evaluation.classes)
     template = environment.from_string(
         (files("sentiment_model.evaluation") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     )
@@ -89,14 +97,17 @@ def report_html(evaluation: Evaluation, decision: GateDecision, figures: dict[st
             "description": description,
             "facts": facts[name],
             "svg": figures[name][figures[name].index("<svg") :],
+            "is_wide": name in ("confusion_matrix", "roc_curve") and len(evaluation.classes) > MANY_CLASSES,
         }
-        for name, (title, description) in _FIGURE_TITLES.items()
+        for name, (title, description) in _figure_titles(evaluation).items()
     ]
     return template.render(
         evaluation=evaluation,
         decision=decision,
         columns=_columns(evaluation),
-        metric_names={key: _sentence(name) for key, name in METRICS.items()},
+        class_names=evaluation.classes.names,
+        metrics={key: (_sentence(metric.title), metric.is_share) for key, metric in shown.items()},
+        of_classes=_of_classes(evaluation),
         notes=list(_notes(evaluation)),
         figures=drawn,
         slices={kind: list(group) for kind, group in groupby(evaluation.slices, key=lambda found: found.kind)},
@@ -119,6 +130,7 @@ def report_markdown(evaluation: Evaluation, decision: GateDecision) -> str:
         [
             *_verdict(evaluation, decision),
             *_metric_table(evaluation),
+            *_class_table(evaluation),
             *_slice_table(evaluation),
             *_mistake_list(evaluation),
             *_lineage_table(evaluation),
@@ -142,13 +154,24 @@ def _metric_table(evaluation: Evaluation) -> Iterator[str]:
     yield f"\n## Metrics, with {100 * evaluation.confidence:g} % intervals\n"
     yield "| | " + " | ".join(f"{markdown_cell(name)} ({scores.rows:,})" for name, scores in columns.items()) + " |"
     yield "| --- |" + " ---: |" * len(columns)
-    for key, name in METRICS.items():
-        cells = (interval(scores.metrics[key], key) for scores in columns.values())
-        yield f"| {_sentence(name)} | " + " | ".join(cells) + " |"
+    for key, metric in headline_metrics(evaluation.classes).items():
+        cells = (interval(scores.metrics[key], metric.is_share) for scores in columns.values())
+        yield f"| {markdown_cell(_sentence(metric.title))} | " + " | ".join(cells) + " |"
     for note in _notes(evaluation):
         yield f"\n{markdown_cell(note)}"
     yield ""
-    yield from (f"- {_FIGURE_TITLES[name][0]}: {facts}." for name, facts in _figure_facts(evaluation).items())
+    facts, titles = _figure_facts(evaluation), _figure_titles(evaluation)
+    yield from (f"- {titles[name][0]}: {markdown_cell(fact)}." for name, fact in facts.items())
+
+
+def _class_table(evaluation: Evaluation) -> Iterator[str]:
+    lines = _of_classes(evaluation)
+    yield "\n## Classes\n"
+    yield "| class | reviews | " + " | ".join(lines[0].figures) + " |"
+    yield "| --- |" + " ---: |" * (1 + len(lines[0].figures))
+    for line in lines:
+        cells = [markdown_cell(line.name), f"{line.rows:,}", *map(interval, line.figures.values())]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _slice_table(evaluation: Evaluation) -> Iterator[str]:
@@ -160,7 +183,7 @@ def _slice_table(evaluation: Evaluation) -> Iterator[str]:
         cells = [
             markdown_cell(f"{found.kind}: {found.name}"),
             f"{found.rows:,}",
-            interval(found.accuracy, "accuracy"),
+            interval(found.accuracy),
             percent(found.baseline_accuracy),
             *([percent(found.champion_accuracy)] if champion else []),
         ]
@@ -171,8 +194,9 @@ def _mistake_list(evaluation: Evaluation) -> Iterator[str]:
     yield "\n## Most confident mistakes\n"
     for mistake in evaluation.mistakes[:_MARKDOWN_MISTAKES]:
         text = mistake.text[:_MARKDOWN_CHARACTERS] + ("…" if len(mistake.text) > _MARKDOWN_CHARACTERS else "")
-        label = "positive" if mistake.label else "negative"
-        yield f"- {label}, but {percent(mistake.probability)} positive to the model: {markdown_cell(text)}"
+        true, predicted = (markdown_cell(evaluation.classes.names[n]) for n in (mistake.label, mistake.predicted))
+        probability = percent(mistake.probability)
+        yield f"- {true}, taken for {predicted} with probability {probability}: {markdown_cell(text)}"
     if not evaluation.mistakes:
         yield "None."
 
@@ -224,9 +248,9 @@ def _versus(difference: Difference) -> str:
 
 def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]]) -> str:
     test = evaluation.test
-    majority = max(test.positives, test.rows - test.positives) / test.rows
+    majority = max(test.of_classes) / test.rows
     text = (
-        f"Of the {test.rows:,} test reviews, {percent(majority)} are of the larger class. Intervals are over "
+        f"Of the {test.rows:,} test reviews, {percent(majority)} are of the most frequent class. Intervals are over "
         + (f"their {test.groups:,} groups. " if test.groups < test.rows else "reviews. ")
         + f"Above the baseline: accuracy {_versus(evaluation.over_baseline['accuracy'])}."
     )
@@ -246,16 +270,48 @@ def _how_it_was_split(evaluation: Evaluation, counts: dict[str, dict[str, Any]])
     return text
 
 
+def _of_classes(evaluation: Evaluation) -> list[_OfClass]:
+    """Return what is known of each class, by the headline test reviews."""
+    test, classes = evaluation.test, evaluation.classes
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    return [
+        # Evaluations that were made when there were two classes only have nothing but the recall.
+        _OfClass(name, rows, {title: test.metrics.get(f"{of}_{key}", _UNKNOWN) for of, title in columns.items()})
+        for name, key, rows in zip(classes.names, class_keys(classes), test.of_classes, strict=True)
+    ]
+
+
+def _figure_titles(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
+    """Return the title and the description of each figure."""
+    two = len(evaluation.classes) == len(BINARY)
+    return {
+        "confusion_matrix": (
+            "Confusion matrix",
+            "Test reviews by true and predicted label, with the share of each row",
+        ),
+        "roc_curve": (
+            "ROC curve" if two else "ROC curves",
+            "True-positive against false-positive rate over all thresholds"
+            + ("" if two else ", of each class against the others"),
+        ),
+        "calibration": (
+            "Calibration",
+            f"Share of {evaluation.classes.names[1]} reviews against predicted probability, in equal-mass bins"
+            if two
+            else "Share of reviews whose most likely class is the true one against its probability, in equal-mass bins",
+        ),
+        "loss_curve": ("Loss by epoch", "Log loss on training and validation reviews after each epoch"),
+    }
+
+
 def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
     """Return what each figure shows in words: for whoever cannot see it, and for Markdown, which has no figures."""
     test = evaluation.test
     best = min(evaluation.history, key=lambda epoch: epoch.validation_loss, default=None)
+    mean = "" if len(evaluation.classes) == len(BINARY) else ", mean of the classes,"
     return {
-        "confusion_matrix": (
-            f"{test.true_negatives:,} negative reviews labelled rightly and {test.false_positives:,} wrongly, "
-            f"{test.true_positives:,} positive ones rightly and {test.false_negatives:,} wrongly"
-        ),
-        "roc_curve": f"area under the curve {estimate(test.metrics['roc_auc'], 'roc_auc')}",
+        "confusion_matrix": _confusion_in_words(test.confusion, evaluation.classes.names),
+        "roc_curve": f"area under the curve{mean} {estimate(test.metrics['roc_auc'], is_share=False)}",
         "calibration": (
             f"calibration error {evaluation.calibration_error_before:.3f} before temperature scaling, "
             f"{test.metrics['calibration_error'].value:.3f} after"
@@ -266,6 +322,25 @@ def _figure_facts(evaluation: Evaluation) -> dict[str, str]:
             else "no epochs"
         ),
     }
+
+
+def _confusion_in_words(confusion: list[list[int]], names: tuple[str, ...]) -> str:
+    if len(names) == len(BINARY):
+        (right_first, wrong_first), (wrong_second, right_second) = confusion
+        return (
+            f"{right_first:,} {names[0]} reviews labelled rightly and {wrong_first:,} wrongly, "
+            f"{right_second:,} {names[1]} ones rightly and {wrong_second:,} wrongly"
+        )
+    right = sum(row[number] for number, row in enumerate(confusion))
+    mistakes = sorted(
+        (-count, true, predicted)
+        for true, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and predicted != true
+    )
+    told = [f"{-n:,} of {names[true]} taken for {names[predicted]}" for n, true, predicted in mistakes[:_TOLD_MISTAKES]]
+    often = f"; most often {', '.join(told)}" if told else ""
+    return f"{right:,} of {sum(map(sum, confusion)):,} reviews labelled rightly{often}"
 
 
 def _settings(values: dict[str, Any]) -> dict[str, str]:

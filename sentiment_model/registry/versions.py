@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from shutil import copyfile
+from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
@@ -76,6 +77,20 @@ class RegisteredVersion:
     is_champion: bool
     reused: bool
     held_back: str | None
+
+
+class Rival(NamedTuple):
+    """A model that another one has to beat.
+
+    Attributes:
+        bundle: the local model folder.
+        version: its version.
+        is_champion: whether it is champion, or was before the other.
+    """
+
+    bundle: Path
+    version: str
+    is_champion: bool
 
 
 class ModelRegistry:
@@ -281,7 +296,7 @@ class ModelRegistry:
             )
         return found[0]
 
-    def rival(self, name: str, digest: str, destination: Path) -> tuple[Path, str] | None:
+    def rival(self, name: str, digest: str, destination: Path) -> Rival | None:
         """Download the model that another one has to beat to become champion.
 
         That is the champion, or the previous one where the model is champion itself; nobody where there is no champion.
@@ -292,7 +307,7 @@ class ModelRegistry:
             destination: existing local folder to download to.
 
         Returns:
-            the local model folder and its version, or None where there is no other model.
+            the model, or None where there is no other.
 
         Raises:
             TrackingError: MLflow cannot be reached.
@@ -300,9 +315,10 @@ class ModelRegistry:
         with mlflow_errors():
             found = self._client.search_registered_models(f"name = '{name}'", max_results=1)
             aliases = found[0].aliases if found and CHAMPION in found[0].aliases else {}
-            for version in (aliases[alias] for alias in (CHAMPION, PREVIOUS) if alias in aliases):
-                if self._client.get_model_version(name, version).tags.get(DIGEST_TAG) != digest:
-                    return self.fetch_bundle(f"models:/{name}/{version}", destination)
+            for alias in (alias for alias in (CHAMPION, PREVIOUS) if alias in aliases):
+                if self._client.get_model_version(name, aliases[alias]).tags.get(DIGEST_TAG) != digest:
+                    bundle, version = self.fetch_bundle(f"models:/{name}/{aliases[alias]}", destination)
+                    return Rival(bundle, version, alias == CHAMPION)
         return None
 
 
