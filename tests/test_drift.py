@@ -27,7 +27,8 @@ def scores(rows: int, seed: int, length: float = 180.0) -> Histograms:
     tokens = np.clip(random.lognormal(np.log(length), 0.6, rows), 1, 20_000).astype(int)
     unknown = random.binomial(tokens, random.beta(2, 60, rows))
     probability = random.beta(0.3, 0.3, rows)
-    return histograms(pl.DataFrame({"probability": probability, "n_tokens": tokens, "n_unknown": unknown}))
+    probabilities = np.column_stack([1 - probability, probability])
+    return histograms(pl.DataFrame({"probabilities": probabilities, "n_tokens": tokens, "n_unknown": unknown}))
 
 
 def beyond_the_limits(reference: Histograms, current: Histograms) -> bool:

@@ -31,12 +31,12 @@ def test_a_stored_model_answers_as_it_did(tmp_path: Path) -> None:
     found = predictor.predict(pl.Series(ANSWERS["texts"]))
     assert found["n_tokens"].to_list() == ANSWERS["n_tokens"]
     # Version 0.1 multiplied in bfloat16 where the processor can, and these answers are of such a one.
-    assert found["probability"].to_list() == pytest.approx(ANSWERS["probability"], abs=3e-4)
+    assert found["probabilities"].arr.last().to_list() == pytest.approx(ANSWERS["probability"], abs=3e-4)
     exact = predictor.model.double()
     read = Scanner(predictor.vocabulary, predictor.description.max_tokens).read(pl.Series(ANSWERS["texts"]))
     with torch.inference_mode():
         parts = exact(*read.reviews.batch(torch.arange(len(found)), int(read.reviews.lengths.max())))
-    assert found["logit"].to_list() == pytest.approx(parts.double().sum(dim=1).tolist(), abs=1e-5)
+    assert found["logits"].arr.last().to_list() == pytest.approx(parts.double().sum(dim=1)[:, 0].tolist(), abs=1e-5)
 
 
 def test_what_prefect_remembers_of_a_run_is_found_by_its_old_name() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import ModelConfig, TokenizeConfig
 from sentiment_model.models.bundle import ModelDescription, save_bundle
 from sentiment_model.networks.network import SentimentModel
@@ -17,7 +18,11 @@ WORDS = "a film that is good bad great awful , . not"
 
 
 def tiny_bundle(
-    folder: Path, seed: int = 0, words: str = WORDS, reference: dict[str, tuple[int, ...]] | None = None
+    folder: Path,
+    seed: int = 0,
+    words: str = WORDS,
+    reference: dict[str, tuple[int, ...]] | None = None,
+    classes: Classes = BINARY,
 ) -> ModelDescription:
     """Write an untrained model into `folder`; another seed is another model."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -25,13 +30,14 @@ def tiny_bundle(
     vocabulary = Vocabulary.fit(reviews, TokenizeConfig(max_vocabulary=100, min_count=1))
     config = ModelConfig(hidden_size=8, embedding_size=8)
     torch.manual_seed(seed)
-    model = SentimentModel(len(vocabulary), config)
+    model = SentimentModel(len(vocabulary), config, len(classes))
     torch.nn.init.normal_(model.recurrent.encoder.embedding.weight)  # so that words differ clearly
     return save_bundle(
         folder,
         model.state_dict(),
         vocabulary,
         config,
+        classes,
         max_tokens=20,
         temperature=1.5,
         trained_on={"tokenize": "0123456789abcdef0123"},
