@@ -3,14 +3,11 @@
 import json
 import logging
 import os
-import posixpath
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +31,6 @@ FINGERPRINT_TAG = "sentiment.fingerprint"
 FLOW_RUN_TAG = "prefect.flow_run"
 
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
-_NAME_LENGTH = 240  # of 250, to leave room for a number
-
-
-def metric_names(names: Iterable[str]) -> list[str]:
-    """Return names that MLflow takes, for figures whose own names may hold anything, as those of classes do.
-
-    A character that MLflow refuses becomes `_`; where that makes two names one, the later ones are numbered.
-    """
-    taken: list[str] = []
-    for name in names:
-        found = re.sub(r"[^/\w.\- :]", "_", name)[:_NAME_LENGTH]
-        if posixpath.normpath(found) != found:
-            found = found.replace("/", "_")
-        numbered = (f"{found}_{number}" if number > 1 else found for number in count(1))
-        taken.append(next(free for free in numbered if free not in taken))
-    return taken
 
 
 @dataclass(frozen=True)
@@ -86,8 +67,7 @@ class TrainingRunLog:
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)
-        names = metric_names(metrics)
-        entities = [Metric(name, value, now, step) for name, value in zip(names, metrics.values(), strict=True)]
+        entities = [Metric(name, value, now, step) for name, value in metrics.items()]
         self._client.log_batch(self.run_id, entities)
 
     def log_dataset(self, dataset: Dataset, context: str) -> None:

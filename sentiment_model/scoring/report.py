@@ -1,6 +1,6 @@
 """How the tracking server, the UI and the log are told what a scoring run made."""
 
-from sentiment_model.classes import BINARY
+from sentiment_model.classes import BINARY, Classes, class_keys
 from sentiment_model.config import ScoringRun
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.scoring.summary import ScoringSummary
@@ -53,7 +53,8 @@ def scoring_metrics(summary: ScoringSummary) -> dict[str, float]:
     if tuple(summary.shares) == BINARY.names:
         figures["positive_share"] = summary.shares[BINARY.names[1]]
     else:
-        figures |= {f"share_{name}": share for name, share in summary.shares.items()}
+        keys = class_keys(Classes(names=tuple(summary.shares)))
+        figures |= {f"share_{key}": share for key, share in zip(keys, summary.shares.values(), strict=True)}
     if summary.disagreement_share is not None:
         figures["disagreement_share"] = summary.disagreement_share
     return figures | {
