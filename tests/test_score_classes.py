@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -244,6 +245,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_planned(
 
 
 def test_versions_with_different_classes_are_one_table(registered: Callable[..., Tracker], settings_in: Path) -> None:
+    """As README and docs/scoring.md say how to read it."""
     for seed, classes in enumerate((BINARY, THREE)):
         registered("sentiment", classes, seed=seed)
     reviews(40).write_csv(settings_in / "a.csv")
@@ -254,8 +256,10 @@ def test_versions_with_different_classes_are_one_table(registered: Callable[...,
 
     rows = duckdb.sql(f"SELECT * FROM read_parquet('{pattern}', union_by_name = true)").pl()
     assert {*first.columns, *second.columns} <= set(rows.columns)
-    both = pl.concat([pl.scan_parquet(path) for path in table.glob("scores/**/*.parquet")], how="diagonal_relaxed")
-    for found in (rows, both.collect()):
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scoring.md").read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(script.replace("data/store/scores", str(table)), names)
+    for found in (rows, names["scores"].collect()):
         for scored in (first, second):
             of_version = found.filter(pl.col("model_version") == scored["model_version"][0]).sort("row_id")
             columns = [name for name in scored.columns if name != "scored_at"]  # of which DuckDB names the time zone
