@@ -498,15 +498,16 @@ class DriftConfig(Config):
         0.25,
         gt=0.0,
         title="Largest PSI",
-        description="Largest population stability index of probabilities, lengths or unknown tokens; by custom, 0.1 is "
-        "a moderate change and 0.25 a large one.",
+        description="Largest population stability index of probabilities, labels, lengths or unknown tokens; by "
+        "custom, 0.1 is a moderate change and 0.25 a large one.",
     )
     max_ks: float = Field(
         0.2,
         gt=0.0,
         le=1.0,
         title="Largest KS",
-        description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions.",
+        description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions; of labels, the share "
+        "that would have to be others.",
     )
     min_rows: int = Field(
         1000, ge=1, title="Fewest rows", description="With fewer rows than this, drift is reported but not judged."
@@ -563,9 +564,19 @@ class ScoringRun(Config):
     csv: bool = Field(
         False, title="CSV", description="Also write the run's scores as one CSV file, safe to open in a spreadsheet."
     )
-    threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
+    threshold: float = Field(
+        0.5,
+        gt=0.0,
+        lt=1.0,
+        description="Of two classes, the probability from which a review is of the second, positive. Of more classes, "
+        "the most probable one is the label, and there is no threshold.",
+    )
     uncertain_margin: float = Field(
-        0.2, ge=0.0, le=1.0, description="Reviews whose probability is closer to the threshold than this are uncertain."
+        0.2,
+        ge=0.0,
+        le=1.0,
+        description="Reviews whose probability is closer to the threshold than this are uncertain; of more than two "
+        "classes, those whose two most probable classes are closer together than twice this.",
     )
     to_label: int = Field(
         0,

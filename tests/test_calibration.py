@@ -5,7 +5,7 @@ import pytest
 
 from sentiment_model.errors import QualityError
 from sentiment_model.training.calibration import calibrated_loss, fit_combination, fit_temperature
-from tests.classes import of_both
+from of_both import of_both
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])

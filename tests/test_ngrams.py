@@ -18,7 +18,7 @@ from sentiment_model.training.calibration import calibrated_loss, fit_combinatio
 from sentiment_model.training.dual_ascent import NGramValues, rounds
 from sentiment_model.training.naive_bayes import fit_ngrams, log_ratio
 from sentiment_model.training.ngram_counts import count_ngrams, entries_of
-from tests.classes import of_both
+from of_both import of_both
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,12 @@ from shutil import copytree
 import polars as pl
 import pytest
 import torch
+from bulk import run_on
 from prefect.utilities.importtools import from_qualified_name
 
 from sentiment_model.models.bundle import WEIGHTS, Predictor
 from sentiment_model.scoring.counts import total
+from sentiment_model.scoring.label import scoring_key
 from sentiment_model.scoring.ledger import Ledger
 from sentiment_model.scoring.table import ScoreTable
 from sentiment_model.store.datasets import DatasetRef
@@ -56,7 +58,9 @@ def test_a_stored_table_is_complete(tmp_path: Path) -> None:
     assert (ledger.unplanned(files), ledger.pending(files), ledger.to_plan_anew()) == ([], [], [])
     assert list(ledger.unusable(files)) == ["bad.csv"]
     (receipt,) = ledger.scored(files)
-    assert total([receipt]).scored == 5
+    assert (total([receipt]).scored, total([receipt]).labels) == (5, {"negative": 0, "positive": 5})
+    # Who runs it once more with the same model and options finds these scores, and does not make them again.
+    assert scoring_key(run_on(folder), ANSWERS["digest"], "7", None) == key
     (path,) = table.paths([receipt])
     rows = pl.read_parquet(path, glob=False)
     assert rows["text"].to_list() == ANSWERS["texts"]

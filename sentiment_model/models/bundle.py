@@ -82,7 +82,7 @@ class ModelDescription(BaseModel):
             raise ModelError(f"{folder} is not a model: it has no {DESCRIPTION}") from error
         except ValidationError as error:
             raise ModelError(f"{folder / DESCRIPTION} is damaged; register the model again") from error
-        if fault := misfit(description.reference):
+        if fault := misfit(description.reference, len(description.classes)):
             raise _other_version(folder, fault)
         return description
 

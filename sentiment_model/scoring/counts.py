@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from sentiment_model.classes import BINARY
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.models.drift import Histograms, add
 from sentiment_model.scoring.table import Receipt
 
-_NUMBERS = ("rows_in", "scored", "positives", "uncertain", "disagreements", "tokens", "unknown")
+_NUMBERS = ("rows_in", "scored", "uncertain", "disagreements", "tokens", "unknown")
 
 
 class Counts(BaseModel):
@@ -20,9 +21,9 @@ class Counts(BaseModel):
     Attributes:
         rows_in: rows read.
         scored: rows labelled.
-        positives: of these, positive.
-        uncertain: of these, uncertain.
-        disagreements: of these, labelled otherwise by the shadow model.
+        labels: of these, those of each class, by its name.
+        uncertain: of the labelled ones, uncertain.
+        disagreements: of the labelled ones, labelled otherwise by the shadow model.
         tokens: tokens of the labelled rows.
         unknown: of these, unknown to the model.
         reasons: quarantined rows by reason.
@@ -32,7 +33,7 @@ class Counts(BaseModel):
 
     rows_in: int = 0
     scored: int = 0
-    positives: int = 0
+    labels: dict[str, int] = {}
     uncertain: int = 0
     disagreements: int = 0
     tokens: int = 0
@@ -91,12 +92,22 @@ def total(receipts: Iterable[Receipt]) -> Counts:
 def _sum(parts: Iterable[Mapping[str, Any]]) -> Counts:
     """Add up what models of counts say; of many receipts, no model is made of each."""
     numbers: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}
     sums: Histograms = {}
     for counts in parts:
         numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
+        labels.update(counts["labels"] if "labels" in counts else _older_labels(counts))
         reasons.update(counts.get("reasons", {}))
         examples = {**counts.get("examples", {}), **examples}
         sums = add(sums, counts.get("histograms", {}))
-    return Counts(**numbers, reasons=reasons, examples=examples, histograms=sums)
+    return Counts(**numbers, labels=labels, reasons=reasons, examples=examples, histograms=sums)
+
+
+def _older_labels(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return the labels of a receipt from when there were two classes, of which one was counted."""
+    if "positives" not in counts:
+        return {}
+    positives = counts["positives"]
+    return dict(zip(BINARY.names, (counts["scored"] - positives, positives), strict=True))

@@ -33,7 +33,7 @@ class ScoringSummary(BaseModel):
         scored: rows labelled.
         quarantined: rows that could not be labelled.
         reasons: those rows by reason.
-        positive_share: share of the labelled rows that are positive.
+        shares: share of the labelled rows that are of each class, by its name, in the order of the classes.
         uncertain_share: share of the labelled rows that are uncertain.
         disagreement_share: share of the labelled rows that the shadow model labels otherwise; None without one.
         unknown_share: share of the tokens that the model's vocabulary does not have.
@@ -63,7 +63,7 @@ class ScoringSummary(BaseModel):
     scored: int
     quarantined: int
     reasons: dict[str, int]
-    positive_share: float
+    shares: dict[str, float]
     uncertain_share: float
     disagreement_share: float | None
     unknown_share: float
@@ -164,7 +164,7 @@ def summarise(
         scored=counts.scored,
         quarantined=counts.quarantined,
         reasons=counts.reasons,
-        positive_share=counts.positives / max(1, counts.scored),
+        shares={name: counts.labels.get(name, 0) / max(1, counts.scored) for name in model.classes.names},
         uncertain_share=counts.uncertain / max(1, counts.scored),
         disagreement_share=counts.disagreements / max(1, counts.scored) if shadow_version else None,
         unknown_share=counts.unknown / max(1, counts.tokens),

@@ -138,7 +138,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
 
 def _reference(tokens: Dataset, fitted: FittedModel) -> Histograms:
     lengths = tokens.scan("validation").select("n_tokens", "n_unknown").collect()
-    scores = lengths.with_columns(probability=pl.Series(fitted.probabilities[:, -1].numpy()))
+    scores = lengths.with_columns(probabilities=pl.Series(fitted.probabilities.numpy()))
     return histograms(scores.filter(pl.col("n_tokens") > 0))
 
 
