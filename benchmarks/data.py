@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sentiment_model.classes import BINARY
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store

@@ -1,36 +1,45 @@
 """Other languages and other classes: ours and the peer that reads characters, ``python -m benchmarks.languages``.
 
-The data is public but not part of the project: name the folder that has it with `--data`. Reviews are split by what they
-are about, where the data says it. Nothing is chosen on a test.
+The Korean and the Thai reviews are public, but no part of the project: `--data` names the folder that has them. Reviews
+are split by what they are about, where the data says it. Nothing is chosen on a test.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import distribution
+from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.data import clean, ingest, tokenize
+from benchmarks.contest import train_ours
+from benchmarks.data import clean, ingest
 from benchmarks.table import RESULTS, Table, write_results
-from sentiment_model.classes import Classes
 from sentiment_model.config import IngestConfig, TrainingRun
-from sentiment_model.evaluation.metrics import Bootstrap, number_groups
-from sentiment_model.models.bundle import Predictor
-from sentiment_model.store.datasets import DatasetWriter, Store
-from sentiment_model.training.job import TrainingJob, resolve_processes, write_model
+from sentiment_model.evaluation.metrics import Bootstrap, Interval, number_groups
+from sentiment_model.store.datasets import Store
 
 Probabilities = NDArray[np.float64]
 """Of all classes, shape (reviews, classes)."""
 
+UNITS = ("auto", "word", "character", "subword")
+
 _METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _COLUMNS = ("", "contestant", "accuracy (%)", "balanced (%)", "macro-F1 (%)", "log loss", "training (s)")
+_NOTE = (
+    "The test is a tenth of the groups, or of the reviews where nobody knows groups, as they occur. Balanced accuracy "
+    "is that on reviews of which each class has as many. In brackets 95 % bootstrap intervals over the groups; behind the "
+    "semicolon the difference from the first contestant, paired by review. Of several seeds, all are means."
+)
+_CONFIDENCE = 0.95
 _SAMPLES = 1000
 _ROWS = 20_000  # scored at once
 
@@ -87,123 +96,98 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED")
     parser.add_argument("--prior-shift", nargs="+", type=float, default=[0.0], help="of the training, each as a row")
-    parser.add_argument("--unit", nargs="+", choices=("auto", "word", "character", "subword"), default=["auto"])
+    parser.add_argument("--unit", nargs="+", choices=UNITS, default=["auto"], help="what tokens are, each as a row")
     parser.add_argument("--without-peer", action="store_true", help="leave the peer out, which takes long")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     rows: list[list[str]] = []
     numbers: dict[str, Any] = {}
     for name in options.only:
+        title, reviews_of = TASKS[name]
         with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as temporary:
-            title, reviews_of = TASKS[name]
-            source = reviews_of(options.data, Path(temporary))
-            found = _measure(Store(temporary), source, options)
-        rows += [[title if first else "", *cells] for first, cells in zip([True, *[False] * 99], found["rows"], strict=False)]
-        numbers[name] = found["numbers"]
-        print("\n".join(" | ".join(row) for row in rows[-len(found["rows"]) :]), flush=True)
-    note = (
-        "Tests are a tenth of the groups, or of the reviews where nobody knows groups, as they occur. Balanced accuracy "
-        "is that of reviews in which all classes are as frequent. Intervals are 95 % bootstrap intervals over the groups; "
-        "figures of several seeds are of their mean probabilities' single runs, averaged."
-    )
-    table = Table("Languages and classes", _COLUMNS, rows, note)
+            found = _measure(reviews_of(options.data, Path(temporary)), Path(temporary), options)
+        rows += [[title, *_cells(contestant, found[0])] for contestant in found]
+        numbers[name] = [contestant.numbers() for contestant in found]
+        print("\n".join(" | ".join(row) for row in rows[-len(found) :]), flush=True)
+    table = Table("Languages and classes", _COLUMNS, rows, _NOTE)
     print(write_results(options.output, "languages", "Other languages and classes", [table], numbers))
     return 0
 
 
-def _measure(store: Store, source: IngestConfig, options: argparse.Namespace) -> dict[str, Any]:
-    run = TrainingRun(ingest=source)
+@dataclass(frozen=True)
+class _Contestant:
+    """What came of each seed: the test's metrics, and how many seconds training took."""
+
+    title: str
+    tests: list[Bootstrap]
+    seconds: list[float]
+
+    def numbers(self) -> dict[str, Any]:
+        return {"contestant": self.title, "seconds": self.seconds, "values": [test.values for test in self.tests]}
+
+
+def _measure(source: IngestConfig, folder: Path, options: argparse.Namespace) -> list[_Contestant]:
+    store, run = Store(str(folder / "store")), TrainingRun(ingest=source)
     ingested = ingest(store, source)
-    cleaned = clean(store, run, ingested, ingested.scan(), None, {})
-    reviews = cleaned.scan().filter(pl.col("split") != "unlabelled").collect()
-    test = reviews.filter(pl.col("split") == "test")
-    classes, groups = source.told_apart(), number_groups(test["group"])
+    reviews = clean(store, run, ingested, ingested.scan(), None, {}).scan().collect()
+    reviews.write_parquet(folder / "reviews.parquet")
+    train, test = (reviews.filter(pl.col("split") == split) for split in ("train", "test"))
+    groups = number_groups(test["group"])
 
     def judge(probabilities: Probabilities) -> Bootstrap:
         labels = test["label"].to_numpy().astype(np.intp)
-        return Bootstrap.of(labels, probabilities, groups, classes, bins=15, samples=_SAMPLES)
+        return Bootstrap.of(labels, probabilities, groups, source.told_apart(), bins=15, samples=_SAMPLES)
 
-    rows, numbers = [], []
-    peer = None
+    def ours(seed: int, **changes: Any) -> tuple[float, Bootstrap]:
+        changed = TrainingRun.model_validate({"ingest": source, **changes})
+        with tempfile.TemporaryDirectory(dir=folder) as model:
+            seconds, predictor = train_ours(changed, folder / "reviews.parquet", Path(model), seed)
+            texts = [test["text"].slice(row, _ROWS) for row in range(0, len(test), _ROWS)]
+            found = pl.concat([predictor.predict(part)["probabilities"] for part in texts])
+        return seconds, judge(found.to_numpy())
+
+    contestants = []
     if not options.without_peer:
-        seconds, probabilities = _peer(reviews, test)
-        peer = judge(probabilities)
-        rows.append(_row("TF-IDF of 1-4 characters, logistic regression", [peer], None, seconds))
-        numbers.append({"contestant": "peer", "seconds": seconds, "values": peer.values})
-    for unit in options.unit:
-        for shift in options.prior_shift:
-            every, took = [], []
-            for seed in options.seeds:
-                seconds, probabilities = _ours(store, cleaned, classes, test, unit, shift, seed)
-                every.append(judge(probabilities))
-                took.append(seconds)
-            title = f"ours{'' if unit == 'auto' else f', {unit}'}{f', prior shift {shift:g}' if shift else ''}"
-            rows.append(_row(title, every, peer, float(np.mean(took))))
-            numbers.append({"contestant": title, "seconds": took, "values": [found.values for found in every]})
-    return {"rows": rows, "numbers": {"counts": cleaned.counts["splits"], "contestants": numbers}}
+        seconds, probabilities = _peer(train, test)
+        contestants.append(_Contestant("TF-IDF of 1-4 characters", [judge(probabilities)], [seconds]))
+    for unit, shift in product(options.unit, options.prior_shift):
+        title = f"ours{'' if unit == 'auto' else f', {unit}'}{f', prior shift {shift:g}' if shift else ''}"
+        changes = {"tokenize": {"unit": unit}, "train": {"prior_shift": shift}}
+        runs = [ours(seed, **changes) for seed in options.seeds]
+        contestants.append(_Contestant(title, [found for _, found in runs], [seconds for seconds, _ in runs]))
+    return contestants
 
 
-def _row(title: str, every: list[Bootstrap], peer: Bootstrap | None, seconds: float) -> list[str]:
-    intervals = [found.intervals(0.95) for found in every]
+def _cells(contestant: _Contestant, first: _Contestant) -> list[str]:
     cells = []
     for name in _METRICS:
-        value, low, high = (
-            float(np.mean([getattr(found[name], bound) for found in intervals])) for bound in ("value", "low", "high")
-        )
-        if name == "log_loss":
-            cells.append(f"{value:.3f}")
-            continue
-        cells.append(f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})")
-        if peer and name != "balanced_accuracy":
-            over = [found.differences(peer, 0.95)[name] for found in every]
-            above, least, most = (float(np.mean([getattr(d, part) for d in over])) for part in ("value", "low", "high"))
-            cells[-1] += f", {100 * above:+.1f} ({100 * least:+.1f} to {100 * most:+.1f})"
-    return [title, *cells, f"{seconds:,.0f}"]
+        scale, digits = (1, 3) if name == "log_loss" else (100, 1)
+        value, low, high = _mean(test.intervals(_CONFIDENCE)[name] for test in contestant.tests)
+        told = f"{scale * value:.{digits}f} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
+        if contestant is not first:
+            over = (test.differences(first.tests[0], _CONFIDENCE)[name] for test in contestant.tests)
+            value, low, high = (scale * part for part in _mean(over))
+            told += f"; {value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+        cells.append(told)
+    return [contestant.title, *cells, f"{mean(contestant.seconds):,.0f}"]
 
 
-def _peer(reviews: pl.DataFrame, test: pl.DataFrame) -> tuple[float, Probabilities]:
+def _mean(intervals: Iterable[Interval]) -> tuple[float, float, float]:
+    """Return the means over the seeds of values and bounds."""
+    found = np.array([(interval.value, interval.low, interval.high) for interval in intervals]).mean(axis=0)
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+def _peer(train: pl.DataFrame, test: pl.DataFrame) -> tuple[float, Probabilities]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    train = reviews.filter(pl.col("split") == "train")
     started = time.perf_counter()
     terms = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True, min_df=2, dtype=np.float32)
-    model = LogisticRegression(max_iter=1000).fit(terms.fit_transform(train["text"].to_list()), train["label"].to_numpy())
+    model = LogisticRegression(max_iter=1000)
+    model.fit(terms.fit_transform(train["text"].to_list()), train["label"].to_numpy())
     seconds = time.perf_counter() - started
     return seconds, model.predict_proba(terms.transform(test["text"].to_list())).astype(np.float64)
-
-
-def _ours(
-    store: Store, cleaned: Any, classes: Classes, test: pl.DataFrame, unit: str, prior_shift: float, seed: int
-) -> tuple[float, Probabilities]:
-    run = TrainingRun.model_validate({"tokenize": {"unit": unit}, "train": {"prior_shift": prior_shift, "seed": seed}})
-    with tempfile.TemporaryDirectory(prefix="sentiment-benchmark-") as folder:
-        model = Path(folder, "model")
-        model.mkdir()
-        started = time.perf_counter()
-        tokens = tokenize(store, run.tokenize, cleaned.scan(), cleaned.ref.fingerprint)
-        job = TrainingJob(
-            tokens=tokens.ref,
-            classes=classes,
-            model=run.model.suited_to(tokens.counts["unit"]),
-            train=resolve_processes(run.train, "cpu"),
-            device="cpu",
-            checkpoint=Path(folder, "checkpoint.safetensors"),
-            output=model,
-        )
-        write_model(DatasetWriter(model), job, _Silent())
-        seconds = time.perf_counter() - started
-        predictor = Predictor.load(model)
-        parts = [predictor.predict(test["text"].slice(row, _ROWS))["probabilities"] for row in range(0, len(test), _ROWS)]
-    return seconds, np.concatenate([part.to_numpy() for part in parts])
-
-
-class _Silent:
-    """An observer that is not interested."""
-
-    def on_step(self, phase: str, step: int, total_steps: int, loss: float | None) -> None: ...
-
-    def on_epoch(self, phase: str, metrics: object) -> None: ...
 
 
 if __name__ == "__main__":

@@ -292,8 +292,8 @@ class ModelConfig(ProfileSection):
         ge=0,
         le=5,
         title="N-grams",
-        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out. Left empty, it "
-        "is 3, or 5 where tokens are characters.",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out. Left empty, "
+        "it is 3, or 5 where tokens are characters.",
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from of_both import of_both
 
 from sentiment_model.errors import QualityError
 from sentiment_model.training.calibration import calibrated_loss, fit_combination, fit_temperature
-from of_both import of_both
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])

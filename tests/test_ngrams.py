@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from of_both import of_both
 
 from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews
@@ -18,7 +19,6 @@ from sentiment_model.training.calibration import calibrated_loss, fit_combinatio
 from sentiment_model.training.dual_ascent import NGramValues, rounds
 from sentiment_model.training.naive_bayes import fit_ngrams, log_ratio
 from sentiment_model.training.ngram_counts import count_ngrams, entries_of
-from of_both import of_both
 
 CPU = torch.device("cpu")
 
