@@ -27,6 +27,8 @@ def fit(texts: list[str], config: TokenizeConfig = CONFIG) -> Vocabulary:
         ("'quoted' _stressed_ dogs'", ["'", "quoted", "'", "_", "stressed", "_", "dogs", "'"]),
         ("<3 :-) 10/10 état 好 😀", ["<", "3", ":", "-", ")", "10", "/", "10", "état", "好", "😀"]),
         ("z\u0334a\u0335lgo", ["z\u0334a\u0335lgo"]),
+        ("می\u200cخواهم क्\u200dष", ["می\u200cخواهم", "क्\u200dष"]),
+        ("ok👍🏽 👩\u200d👧🏽❤", ["ok", "👍", "🏽", "👩", "\u200d👧", "🏽", "❤"]),
         ("", []),
     ],
 )

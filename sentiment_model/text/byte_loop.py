@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
 from sentiment_model.text.alphabet import AMPERSAND, APOSTROPHE, CHARACTER, MARK, OTHER, SPACE, TAG, UNREADABLE, WORD
+from sentiment_model.text.tokens import JOINER
 from sentiment_model.text.vocabulary import UNKNOWN_ID
 
 _OFFSET, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a, 64 bits
@@ -171,7 +172,10 @@ def scan_texts(
                 place = start
                 break
             size = _spell(folds[code], spelled, 0)
-            if kind <= CHARACTER:
+            if code == JOINER:  # of an emoji, the next part of which follows; those of words are read with these
+                code, place = _decode(data, place)
+                size = _spell(folds[code], spelled, size)
+            elif kind <= CHARACTER:
                 last = MARK if kind == CHARACTER else WORD
                 while place < end:
                     code, after = _decode(data, place)
