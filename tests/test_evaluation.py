@@ -296,6 +296,7 @@ def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Pat
     assert ((joined["probability"] > 0.5) == (joined["label"] == 1)).all()
     with pytest.raises(QualityError, match="no word is in two"):
         materialise(tmp_path / "words", reviews, "word")
+    assert materialise(tmp_path / "pieces", reviews, "subword").scan().collect().equals(dataset.scan().collect())
 
 
 def test_a_large_training_set_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

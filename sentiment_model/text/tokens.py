@@ -1,10 +1,18 @@
-"""What a token is: a word, or a character where words have no spaces between them or endings glued to them."""
+"""What a token is.
+
+It is a word, a character where words have no spaces between them or endings glued to them, or a piece of a word.
+"""
 
 from typing import Literal
 
 import polars as pl
 
-Unit = Literal["word", "character"]
+Unit = Literal["word", "character", "subword"]
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+PAD_ID, UNKNOWN_ID = 0, 1
+CONTINUES = "##"
+"""Before a piece that does not start a word."""
 
 # Scripts in which lines break between any two letters, or where a dictionary says (Unicode's UAX 14, classes ID, H2, H3
 # and SA), and Tibetan. Korean has spaces, but so much is glued to a noun or a verb that most words are rare.
@@ -37,8 +45,10 @@ _OTHER_LETTER = f"[{_LETTER}--{UNSPACED}]"
 # join repeated marks made no measurable difference. An emoji of several is as many tokens, the later ones with the
 # joiner before them: whole, most of them would be unknown. A token starts with a joiner nowhere else.
 _JOINED = rf"\x{{{JOINER:x}}}\S"
+_WORD = rf"{_JOINED}|{_LETTER}+(?:'{_LETTER}+)*|\S"
 _TOKEN: dict[Unit, str] = {
-    "word": rf"{_JOINED}|{_LETTER}+(?:'{_LETTER}+)*|\S",
+    "word": _WORD,
+    "subword": _WORD,
     "character": rf"{_JOINED}|{UNSPACED}{MARK}*|{_OTHER_LETTER}+(?:'{_OTHER_LETTER}+)*|\S",
 }
 
@@ -51,7 +61,7 @@ def tokens_of(text: pl.Expr, unit: Unit) -> pl.Expr:
     """Return the tokens of normalised text, in lower case, as a list column.
 
     With the unit `character`, each letter of the scripts above is a token, with the marks on it; all else is as with
-    `word`.
+    `word`. With `subword` they are words, which the vocabulary cuts into its pieces.
     """
     return text.str.to_lowercase().str.extract_all(_TOKEN[unit])
 
