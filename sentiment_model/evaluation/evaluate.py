@@ -292,6 +292,7 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
                 champion=_correct("champion").filter(unseen).mean(),
                 on_unseen=_correct("probability").filter(unseen).mean(),
             )
+            .drop_nulls("name")
             .sort("name")
         )
         if kind == "source":

@@ -22,7 +22,7 @@ from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.history import EpochMetrics
 from sentiment_model.training.job import HISTORY
 
-EVALUATE = Stage("evaluate", 5)
+EVALUATE = Stage("evaluate", 6)
 
 _SCORING_ROWS = 20_000
 

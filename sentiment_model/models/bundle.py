@@ -53,12 +53,13 @@ class ModelDescription(BaseModel):
     vocabulary_digest: str
     trained_on: dict[str, str]
     reference: dict[str, tuple[int, ...]]
+    scripts: tuple[str, ...] = ()  # of its training reviews; older models do not know them
 
     @property
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
-        # Where vectors were that the network started from, it does not know; older models do not name them at all.
-        content = self.model_dump_json(exclude={"network": {"vectors"}})
+        # What does not change a prediction has no part in it, and older models do not name it at all.
+        content = self.model_dump_json(exclude={"network": {"vectors"}, "scripts": True})
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 
     @classmethod
@@ -130,6 +131,7 @@ def save_bundle(
         vocabulary_digest=vocabulary.digest,
         trained_on=dict(trained_on),
         reference=dict(reference),
+        scripts=tuple(vocabulary.scripts),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2))
     return description

@@ -27,6 +27,7 @@ class Counts(BaseModel):
         unknown: of these, unknown to the model.
         reasons: quarantined rows by reason.
         examples: the first of each reason.
+        scripts: labelled rows by main script; rows without a letter are not counted, nor were any by older versions.
         histograms: distributions of the labelled rows, see :mod:`sentiment_model.models.drift`.
     """
 
@@ -39,6 +40,7 @@ class Counts(BaseModel):
     unknown: int = 0
     reasons: dict[str, int] = {}
     examples: dict[str, str] = {}
+    scripts: dict[str, int] = {}
     histograms: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -92,11 +94,13 @@ def _sum(parts: Iterable[Mapping[str, Any]]) -> Counts:
     """Add up what models of counts say; of many receipts, no model is made of each."""
     numbers: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     sums: Histograms = {}
     for counts in parts:
         numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
         reasons.update(counts.get("reasons", {}))
+        scripts.update(counts.get("scripts", {}))
         examples = {**counts.get("examples", {}), **examples}
         sums = add(sums, counts.get("histograms", {}))
-    return Counts(**numbers, reasons=reasons, examples=examples, histograms=sums)
+    return Counts(**numbers, reasons=reasons, examples=examples, scripts=scripts, histograms=sums)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.errors import ModelError, QualityError
+from sentiment_model.text.scripts import main_scripts
 from sentiment_model.text.subwords import learn_pieces
 from sentiment_model.text.tokens import PAD, UNKNOWN, UNKNOWN_ID, Unit, choose_unit, tokens_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sentiment_model.text.token_table import TokenTable
 
 _SCHEMA = pl.Schema({"token": pl.String(), "id": pl.Int32(), "count": pl.Int64()})
+_MIN_SCRIPT_SHARE = 0.01  # a few names say nothing of what reviews in their script mean
 _UNIT = "sentiment.unit"  # in the file's metadata; a file without it is of words
 
 
@@ -97,6 +99,13 @@ class Vocabulary:
         """SHA-256 over the tokens in the order of their ids, and over the unit where it is not the word."""
         units = [] if self.unit == "word" else [self.unit]
         return hashlib.sha256("\n".join([*units, *self.table["token"]]).encode()).hexdigest()
+
+    @property
+    def scripts(self) -> list[str]:
+        """The scripts in which at least a hundredth of the training reviews' words were, the most frequent first."""
+        tokens = self.table.slice(2).select("count", script=main_scripts(self.table["token"].slice(2)).cast(pl.String))
+        counts = tokens.drop_nulls().group_by("script").sum().sort("count", "script", descending=[True, False])
+        return counts.filter(pl.col("count") >= _MIN_SCRIPT_SHARE * pl.col("count").sum())["script"].to_list()
 
     def ids_of(self, tokens: pl.Expr) -> pl.Expr:
         """Return the ids (lists of Int32) of what :func:`tokens_of` finds."""
