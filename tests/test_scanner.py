@@ -79,7 +79,7 @@ def test_whatever_is_written_is_read_as_training_reads_it(texts: list[str]) -> N
     check(texts)
 
 
-@pytest.mark.parametrize("unit", get_args(Unit))
+@pytest.mark.parametrize("unit", ["word", "character"])
 def test_every_character_alone_and_beside_others(unit: Unit) -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     for form in ("{}", "x{}y {}1 a'{} {}'s", "국{}ก{}' {}\u0e35"):

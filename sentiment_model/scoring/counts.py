@@ -1,7 +1,7 @@
 """What was counted in shards, and what their counts come to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -50,6 +50,17 @@ class Counts(BaseModel):
 
     def __add__(self, other: "Counts") -> "Counts":
         return _sum(counts.model_dump() for counts in (self, other))
+
+    def unlearned(self, scripts: Collection[str]) -> dict[str, float]:
+        """Return the shares of the rows that are in other scripts than these, most first; nothing unless most rows are.
+
+        Args:
+            scripts: those that a model has learned; none where that is not known, of which nothing can be said.
+        """
+        rows = sum(self.scripts.values())
+        most_first = sorted(self.scripts.items(), key=lambda item: -item[1])
+        shares = {script: found / rows for script, found in most_first if script not in scripts}
+        return shares if scripts and sum(shares.values()) > 0.5 else {}
 
     def check_complete(self) -> None:
         """Raise where rows were lost."""

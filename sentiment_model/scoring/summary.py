@@ -172,7 +172,7 @@ def summarise(
         disagreement_share=counts.disagreements / max(1, counts.scored) if shadow_version else None,
         unknown_share=counts.unknown / max(1, counts.tokens),
         mean_tokens=counts.tokens / max(1, counts.scored),
-        unlearned=_unlearned(model, counts),
+        unlearned=counts.unlearned(model.scripts),
         drift=distances,
         drifted=[] if too_few else _drifted(run, distances),
         drift_unjudged=too_few,
@@ -191,13 +191,6 @@ def _no_rows(run: ScoringRun, work: Work, counts: Counts) -> str | None:
     if counts.rows_in or work.inbox.is_one_file(str(run.files.path)):
         return None
     return f"every {'new ' if work.new else ''}file in {run.files.path} is empty or has only a header"
-
-
-def _unlearned(model: ModelDescription, counts: Counts) -> dict[str, float]:
-    rows = sum(counts.scripts.values())
-    most_first = sorted(counts.scripts.items(), key=lambda item: -item[1])
-    shares = {script: found / rows for script, found in most_first if script not in model.scripts}
-    return shares if model.scripts and sum(shares.values()) > 0.5 else {}
 
 
 def _drifted(run: ScoringRun, distances: dict[str, Drift]) -> list[str]:

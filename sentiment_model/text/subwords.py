@@ -1,8 +1,8 @@
 """Pieces of words, learned by byte-pair encoding (Sennrich et al. 2016) with Hugging Face's `tokenizers`.
 
 A piece that does not start a word has :data:`CONTINUES` before it. Words are cut from left to right into the longest
-pieces that are known, which takes no merges: the pieces are all there is to keep, and models are about as good (Uzan et
-al. 2024, "Greed is All You Need: An Evaluation of Tokenizer Inference Methods").
+pieces that are known, not by repeating the merges, so the pieces are all there is to keep. Such cuts follow the parts
+of words well: Uzan et al. (2024), "Greed is All You Need: An Evaluation of Tokenizer Inference Methods".
 """
 
 import os
