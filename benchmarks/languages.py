@@ -36,8 +36,8 @@ _METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _COLUMNS = ("", "contestant", "accuracy (%)", "balanced (%)", "macro-F1 (%)", "log loss", "training (s)")
 _NOTE = (
     "The test is a tenth of the groups, or of the reviews where nobody knows groups, as they occur. Balanced accuracy "
-    "is that on reviews of which each class has as many. In brackets 95 % bootstrap intervals over the groups; behind the "
-    "semicolon the difference from the first contestant, paired by review. Of several seeds, all are means."
+    "is that on reviews of which each class has as many. In brackets 95 % bootstrap intervals over the groups; behind "
+    "the semicolon the difference from the first contestant, paired by review. Of several seeds, all are means."
 )
 _CONFIDENCE = 0.95
 _SAMPLES = 1000

@@ -40,6 +40,7 @@ from sentiment_model.scoring.report import (
     scoring_markdown,
     scoring_metrics,
     shares_message,
+    unlearned_message,
     unusable_message,
 )
 from sentiment_model.scoring.summary import Figures, ScoringSummary, count, summarise
@@ -245,6 +246,8 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
         summary.quarantined,
         redacted(summary.table),
     )
+    if summary.unlearned:
+        logger.warning("Scripts: %s", unlearned_message(summary))
     if summary.drift_unjudged:
         logger.info("There are %s", summary.drift_unjudged)
     if summary.drifted:

@@ -242,11 +242,11 @@ class ProfileSection(Config):
 class TokenizeConfig(ProfileSection):
     """How text becomes token ids."""
 
-    unit: Literal["auto", "word", "character"] = Field(
+    unit: Literal["auto", "word", "character", "subword"] = Field(
         "auto",
         description="What a token is: a `word`; or a `character` in scripts without spaces or with endings glued to "
-        "words (Chinese, Japanese, Korean, Thai and the like), and a word in others; `auto` goes by the scripts of the "
-        "reviews to learn from.",
+        "words (Chinese, Japanese, Korean, Thai and the like), and a word in others; or a `subword`, a frequent piece "
+        "of words; `auto` goes by the scripts of the reviews to learn from, and takes words or characters.",
     )
     max_vocabulary: int = Field(
         30_000,

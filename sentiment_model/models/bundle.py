@@ -56,12 +56,13 @@ class ModelDescription(BaseModel):
     vocabulary_digest: str
     trained_on: dict[str, str]
     reference: dict[str, tuple[int, ...]]
+    scripts: tuple[str, ...] = ()  # of its training reviews; older models do not know them
 
     @property
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
-        # Where vectors were that the network started from, it does not know. Older models name neither, nor classes.
-        unnamed = {"network": {"vectors"}} | ({"classes": True} if self.classes == BINARY else {})
+        # What does not change a prediction has no part in it, and older models name neither that nor their classes.
+        unnamed = {"network": {"vectors"}, "scripts": True} | ({"classes": True} if self.classes == BINARY else {})
         content = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 
@@ -137,6 +138,7 @@ def save_bundle(
         vocabulary_digest=vocabulary.digest,
         trained_on=dict(trained_on),
         reference=dict(reference),
+        scripts=tuple(vocabulary.scripts),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2))
     return description

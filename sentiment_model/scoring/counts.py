@@ -1,7 +1,7 @@
 """What was counted in shards, and what their counts come to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +28,7 @@ class Counts(BaseModel):
         unknown: of these, unknown to the model.
         reasons: quarantined rows by reason.
         examples: the first of each reason.
+        scripts: labelled rows by main script; rows without a letter are not counted, nor were any by older versions.
         histograms: distributions of the labelled rows, see :mod:`sentiment_model.models.drift`.
     """
 
@@ -40,6 +41,7 @@ class Counts(BaseModel):
     unknown: int = 0
     reasons: dict[str, int] = {}
     examples: dict[str, str] = {}
+    scripts: dict[str, int] = {}
     histograms: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -49,6 +51,17 @@ class Counts(BaseModel):
 
     def __add__(self, other: "Counts") -> "Counts":
         return _sum(counts.model_dump() for counts in (self, other))
+
+    def unlearned(self, scripts: Collection[str]) -> dict[str, float]:
+        """Return the shares of the rows that are in other scripts than these, most first; nothing unless most rows are.
+
+        Args:
+            scripts: those that a model has learned; none where that is not known, of which nothing can be said.
+        """
+        rows = sum(self.scripts.values())
+        most_first = sorted(self.scripts.items(), key=lambda item: -item[1])
+        shares = {script: found / rows for script, found in most_first if script not in scripts}
+        return shares if scripts and sum(shares.values()) > 0.5 else {}
 
     def check_complete(self) -> None:
         """Raise where rows were lost."""
@@ -94,15 +107,17 @@ def _sum(parts: Iterable[Mapping[str, Any]]) -> Counts:
     numbers: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     sums: Histograms = {}
     for counts in parts:
         numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
         labels.update(counts["labels"] if "labels" in counts else _older_labels(counts))
         reasons.update(counts.get("reasons", {}))
+        scripts.update(counts.get("scripts", {}))
         examples = {**counts.get("examples", {}), **examples}
         sums = add(sums, counts.get("histograms", {}))
-    return Counts(**numbers, labels=labels, reasons=reasons, examples=examples, histograms=sums)
+    return Counts(**numbers, labels=labels, reasons=reasons, examples=examples, scripts=scripts, histograms=sums)
 
 
 def _older_labels(counts: Mapping[str, Any]) -> dict[str, int]:

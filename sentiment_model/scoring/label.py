@@ -27,6 +27,7 @@ from sentiment_model.sources.records import read_ahead
 from sentiment_model.store.datasets import DatasetRef, open_dataset, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
+from sentiment_model.text.scripts import main_scripts
 
 VERSION = 2
 """Of this module's output; a new version scores everything again."""
@@ -221,6 +222,7 @@ def _label(
         unknown=int(scores["n_unknown"].sum()),
         reasons=dict(rejects["reason"].value_counts().iter_rows()),
         examples={reason: f"{file} row {row}: {detail}" for file, row, reason, detail, _ in first.iter_rows()},
+        scripts=dict(main_scripts(texts).drop_nulls().cast(pl.String).value_counts().iter_rows()),
         histograms=histograms(scores),
     )
     return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts

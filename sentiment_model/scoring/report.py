@@ -17,6 +17,14 @@ def drift_message(summary: ScoringSummary) -> str:
     return f"the reviews differ from those that the model was validated on: {figures}"
 
 
+def unlearned_message(summary: ScoringSummary) -> str:
+    """Return what says that most of the reviews are in scripts that the model has not learned."""
+    return (
+        f"{sum(summary.unlearned.values()):.1%} of the reviews are in scripts that the model has not learned "
+        f"({', '.join(summary.unlearned)}): their labels mean little; train a model on such reviews"
+    )
+
+
 def unusable_message(summary: ScoringSummary) -> str:
     """Return what says which files an earlier run found to be broken."""
     (name, reason), *others = summary.unusable.items()
@@ -94,6 +102,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         warning = f"\nThere are {summary.drift_unjudged}.\n"
     if summary.nothing:
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
+    if summary.unlearned:
+        warning += f"\n**Scripts:** {unlearned_message(summary)}\n"
     if summary.removed:
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.failures:

@@ -38,6 +38,8 @@ class ScoringSummary(BaseModel):
         disagreement_share: share of the labelled rows that the shadow model labels otherwise; None without one.
         unknown_share: share of the tokens that the model's vocabulary does not have.
         mean_tokens: tokens a review.
+        unlearned: shares of the labelled rows with letters that are in scripts which the model's training reviews did
+            not have, by script; empty where these are not most of the rows.
         drift: distance from the reviews that the model was validated on, by quantity; empty where it is not known.
         drifted: the quantities in which it is too large.
         drift_unjudged: why that was not judged, or None.
@@ -68,6 +70,7 @@ class ScoringSummary(BaseModel):
     disagreement_share: float | None
     unknown_share: float
     mean_tokens: float
+    unlearned: dict[str, float]
     drift: dict[str, Drift]
     drifted: list[str]
     drift_unjudged: str | None
@@ -169,6 +172,7 @@ def summarise(
         disagreement_share=counts.disagreements / max(1, counts.scored) if shadow_version else None,
         unknown_share=counts.unknown / max(1, counts.tokens),
         mean_tokens=counts.tokens / max(1, counts.scored),
+        unlearned=counts.unlearned(model.scripts),
         drift=distances,
         drifted=[] if too_few else _drifted(run, distances),
         drift_unjudged=too_few,

@@ -14,7 +14,7 @@ from sentiment_model.text.normalise import normalise
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, REVIEW_SCHEMA
 from sentiment_model.text.sides import LABELLED, SPLITS, Sides, sides
 
-CLEAN = Stage("clean", 4)
+CLEAN = Stage("clean", 5)
 
 CLEAN_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "split": pl.String(), "text_hash": pl.Binary()})
 
