@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
@@ -62,7 +62,9 @@ class ModelDescription(BaseModel):
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
         # What does not change a prediction has no part in it, and older models name neither that nor their classes.
-        unnamed = {"network": {"vectors"}, "scripts": True} | ({"classes": True} if self.classes == BINARY else {})
+        unnamed: dict[str, Any] = {"network": {"vectors"}, "scripts": True}
+        if self.classes == BINARY:
+            unnamed["classes"] = True
         content = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 
