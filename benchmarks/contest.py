@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from benchmarks.data import Split, read_split, tokenize
 from benchmarks.peers import PEERS, Score
-from sentiment_model.classes import BINARY
 from sentiment_model.config import TrainingRun
 from sentiment_model.store.datasets import DatasetWriter, Store
 
@@ -45,7 +44,7 @@ def contest(reviews: str, seed: int, peer: str | None = None, run: dict[str, Any
         if peer is not None:
             seconds, score = _train_peer(peer, source, model, seed)
         else:
-            seconds, predictor = _train_ours(TrainingRun.model_validate(run), source, model, seed)
+            seconds, predictor = train_ours(TrainingRun.model_validate(run), source, model, seed)
             recurrent = (predictor.predict(test.raw)["recurrent"].arr.last() > 0).to_list()
 
             def score(raw: pl.Series) -> NDArray[np.float64]:
@@ -70,7 +69,8 @@ def _train_peer(name: str, source: Path, model: Path, seed: int) -> tuple[float,
     return time.perf_counter() - started, peer.load(model)
 
 
-def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tuple[float, Predictor]":
+def train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tuple[float, Predictor]":
+    """Train on cleaned reviews, write a model to an empty folder, and return how many seconds that took, and it."""
     from sentiment_model.models.bundle import Predictor
     from sentiment_model.training.job import HISTORY, TrainingJob, resolve_processes, write_model
 
@@ -82,8 +82,8 @@ def _train_ours(run: TrainingRun, source: Path, model: Path, seed: int) -> "tupl
     tokens = tokenize(store, run.tokenize, reviews, "0" * 20)
     job = TrainingJob(
         tokens=tokens.ref,
-        classes=BINARY,
-        model=run.model,
+        classes=run.ingest.told_apart(),
+        model=run.model.suited_to(tokens.counts["unit"]),
         train=resolve_processes(run.train.model_copy(update={"seed": seed}), "cpu"),
         device="cpu",  # like the peers
         checkpoint=model.parent / "checkpoint.safetensors",

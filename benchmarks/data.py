@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sentiment_model.classes import BINARY
 from sentiment_model.config import IngestConfig, TokenizeConfig, TrainingRun
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
@@ -90,11 +89,10 @@ def clean(
     if unlabelled:
         inputs["unlabelled"] = unlabelled.ref.fingerprint
     more = unlabelled.scan() if unlabelled else None
-
-    def write(writer: DatasetWriter) -> dict[str, Any]:
-        return write_cleaned(writer, reviews, None, more, BINARY, run.clean)
-
-    return store.materialise(CLEAN, inputs, parameters, write)[0]
+    classes = run.ingest.told_apart()
+    return store.materialise(
+        CLEAN, inputs, parameters, lambda writer: write_cleaned(writer, reviews, None, more, classes, run.clean)
+    )[0]
 
 
 def tokenize(store: Store, config: TokenizeConfig, reviews: pl.LazyFrame, fingerprint: str) -> Dataset:

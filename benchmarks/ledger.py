@@ -22,8 +22,9 @@ import numpy as np
 import obstore
 
 from benchmarks.table import RESULTS, SAMPLES, Table, write_results
+from sentiment_model.classes import BINARY
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.models.drift import EDGES
+from sentiment_model.models.drift import bins
 from sentiment_model.scoring.counts import Counts
 from sentiment_model.scoring.ledger import PLANS_PER_CHECKPOINT, Ledger
 from sentiment_model.scoring.planning import Inbox, open_inbox, plan
@@ -119,13 +120,14 @@ def write_log(table: ScoreTable, plans: int) -> Inbox:
 def _scored(table: ScoreTable, shard: Shard, when: datetime, chance: np.random.Generator) -> Receipt:
     path = f"version=1/date={when.date()}/{table.key}-{shard.id}-000.parquet"
     table.objects.create(f"scores/{path}", b"")
-    bins = {name: chance.dirichlet(np.ones(len(edges) + 1)) for name, edges in EDGES.items()}
+    likely = {name: chance.dirichlet(np.ones(size)) for name, size in bins(len(BINARY)).items()}
+    positives = int(chance.binomial(_ROWS, 0.5))
     counts = Counts(
         rows_in=_ROWS,
         scored=_ROWS,
-        positives=int(chance.binomial(_ROWS, 0.5)),
+        labels=dict(zip(BINARY.names, (_ROWS - positives, positives), strict=True)),
         tokens=int(chance.normal(267 * _ROWS, 1000)),
-        histograms={name: tuple(chance.multinomial(_ROWS, shares).tolist()) for name, shares in bins.items()},
+        histograms={name: tuple(chance.multinomial(_ROWS, shares).tolist()) for name, shares in likely.items()},
     )
     file = PublishedFile(
         path=f"scores/{path}",

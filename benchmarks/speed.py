@@ -288,7 +288,7 @@ def untrained_bundle(run: TrainingRun, tokens: Dataset, folder: Path) -> Path:
     torch.manual_seed(0)
     vocabulary = read_vocabulary(tokens)
     model = SentimentModel(len(vocabulary), run.model)
-    model.wide = fit_ngrams(_split(tokens, "train"), _split(tokens, "validation"), run.model.ngrams)
+    model.wide = fit_ngrams(_split(tokens, "train"), _split(tokens, "validation"), run.model.ngram_order)
     save_bundle(
         folder,
         model.state_dict(),

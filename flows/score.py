@@ -32,13 +32,15 @@ from sentiment_model.redaction import redacted
 from sentiment_model.registry.git import git_commit
 from sentiment_model.registry.tracking import Tracker, TrainingRunLog
 from sentiment_model.scoring.exports import export
-from sentiment_model.scoring.label import ScoringJob, scoring_key
+from sentiment_model.scoring.label import ScoringJob, check_models, scoring_key
 from sentiment_model.scoring.planning import open_inbox
 from sentiment_model.scoring.report import (
     drift_message,
     removed_message,
     scoring_markdown,
     scoring_metrics,
+    shares_message,
+    unlearned_message,
     unusable_message,
 )
 from sentiment_model.scoring.summary import Figures, ScoringSummary, count, summarise
@@ -83,6 +85,7 @@ def score(run: ScoringRun) -> ScoringSummary:
     model = fetch_model(tracker, run.model_uri)
     _rename(_name(run, len(inbox.files), model.version))
     shadow = fetch_model(tracker, run.shadow_uri) if run.shadow_uri else None
+    check_models(run, model.description.classes, shadow.description.classes if shadow else None)
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
     with _store_errors(table.url):
@@ -96,7 +99,8 @@ def score(run: ScoringRun) -> ScoringSummary:
         work.finish(run_id)
         figures = count(work)
         exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
-        csv, to_label = export(table.objects, run_id, exported, run, mapping_of(run.files).columns.text)
+        text, classes = mapping_of(run.files).columns.text, model.description.classes
+        csv, to_label = export(table.objects, run_id, exported, run, text, classes)
         summary = summarise(
             run,
             work,
@@ -233,15 +237,17 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
     if summary.removed:
         logger.info("Removed: %s", removed_message(summary))
     logger.info(
-        "%s %d of %d rows with version %s, %.1f %% positive; %d quarantined; in %s",
+        "%s %d of %d rows with version %s, %s; %d quarantined; in %s",
         "Nothing new: an earlier run labelled" if summary.reused else "Labelled",
         summary.scored,
         summary.rows_in,
         summary.model_version,
-        100 * summary.positive_share,
+        shares_message(summary),
         summary.quarantined,
         redacted(summary.table),
     )
+    if summary.unlearned:
+        logger.warning("Scripts: %s", unlearned_message(summary))
     if summary.drift_unjudged:
         logger.info("There are %s", summary.drift_unjudged)
     if summary.drifted:

@@ -80,11 +80,13 @@ def train(run: TrainingRun) -> TrainingSummary:
     tokens = tokenize(cleaned, run.tokenize)
     start = vectors(tokens, words) if words else None
     config = resolve_processes(run.train, settings.device)
-    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, classes, run.model, config))
+    unit = open_dataset(tokens).counts["unit"]
+    network = run.model.suited_to(unit)
+    fingerprint = TRAIN.fingerprint(*training_identity(tokens, start, network, config))
     log = start_mlflow_run(tracker, run.model_name, fingerprint, run)
     log.log_dataset(open_dataset(tokens), "training")
-    model = train_network(tokens, start, classes, run.model, config, tracker, log.run_id)
-    peer = baseline(cleaned, classes, open_dataset(tokens).counts["unit"])
+    model = train_network(tokens, start, classes, network, config, tracker, log.run_id)
+    peer = baseline(cleaned, classes, unit)
     with TemporaryDirectory(prefix="sentiment-champion-") as folder:
         rival = _rival(tracker, run.model_name, model, Path(folder))
         evaluation = evaluate(model, cleaned, peer, rival, run.evaluate, run.gate, tracker.run_url(log.run_id))

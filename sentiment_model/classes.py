@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+_KEY_CHARACTERS = 60
+
 
 class Classes(BaseModel):
     """The classes of a model, or of labelled reviews.
@@ -25,6 +27,17 @@ class Classes(BaseModel):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def class_keys(classes: Classes) -> tuple[str, ...]:
+    """Return what names each class in the key of a metric: its name, with `_` for what is no letter, digit or `_`.
+
+    Where two classes would have the same, or one of them none, each also has its number.
+    """
+    keys = tuple(re.sub(r"\W+", "_", name).strip("_")[:_KEY_CHARACTERS] for name in classes.names)
+    if "" in keys or len(set(keys)) < len(keys):
+        return tuple(f"{key}_{number}".lstrip("_") for number, key in enumerate(keys))
+    return keys
 
 
 BINARY = Classes(names=("negative", "positive"))

@@ -36,6 +36,9 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             del field["anyOf"]
             field.pop("default", None)  # null
             field |= kinds[0]
+            if field.get("type") == "boolean":  # a switch has no third position
+                del field["type"]
+                field["enum"] = [True, False]
             if "enum" in field:
                 field["enum"] = [*field["enum"], None]  # not shown, but a null from elsewhere stays valid
         field["position"] = position
@@ -135,7 +138,6 @@ class IngestConfig(ReviewFiles):
     )
     ordered: bool | None = Field(
         None,
-        json_schema_extra={"enum": [True, False]},
         description="Whether the classes have an order; left empty, those of ratings do.",
     )
     dropped_labels: tuple[str, ...] = Field(
@@ -240,11 +242,11 @@ class ProfileSection(Config):
 class TokenizeConfig(ProfileSection):
     """How text becomes token ids."""
 
-    unit: Literal["auto", "word", "character"] = Field(
+    unit: Literal["auto", "word", "character", "subword"] = Field(
         "auto",
         description="What a token is: a `word`; or a `character` in scripts without spaces or with endings glued to "
-        "words (Chinese, Japanese, Korean, Thai and the like), and a word in others; `auto` goes by the scripts of the "
-        "reviews to learn from.",
+        "words (Chinese, Japanese, Korean, Thai and the like), and a word in others; or a `subword`, a frequent piece "
+        "of words; `auto` goes by the scripts of the reviews to learn from, and takes words or characters.",
     )
     max_vocabulary: int = Field(
         30_000,
@@ -285,13 +287,13 @@ class ModelConfig(ProfileSection):
     pooling: tuple[Pooling, ...] = Field(
         ("mean", "last"), min_length=1, description="How the states of a review become one vector; several concatenate."
     )
-    ngrams: int = Field(
-        3,
+    ngrams: int | None = Field(
+        None,
         ge=0,
         le=5,
         title="N-grams",
-        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out; where tokens "
-        "are characters, 5 is better than 3.",
+        description="Longest n-grams, in tokens, of the linear part beside the network; 0 leaves it out. Left empty, "
+        "it is 3, or 5 where tokens are characters.",
     )
     word_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="Share of tokens replaced by `<unk>` in training.")
     embedding_dropout: float = Field(0.5, ge=0.0, lt=1.0, description="Dropout on the embeddings.")
@@ -302,6 +304,16 @@ class ModelConfig(ProfileSection):
         if len(set(self.pooling)) != len(self.pooling):
             raise ValueError("pooling names the same kind twice")
         return self
+
+    @property
+    def ngram_order(self) -> int:
+        """Tokens of the longest n-grams of the linear part; 0 where there is none."""
+        return 3 if self.ngrams is None else self.ngrams
+
+    def suited_to(self, unit: str) -> "ModelConfig":
+        """Return the architecture with what is left to the unit of the tokens."""
+        order = 5 if self.ngrams is None and unit == "character" else self.ngram_order
+        return self.model_copy(update={"ngrams": order})
 
 
 class TrainConfig(ProfileSection):
@@ -486,15 +498,16 @@ class DriftConfig(Config):
         0.25,
         gt=0.0,
         title="Largest PSI",
-        description="Largest population stability index of probabilities, lengths or unknown tokens; by custom, 0.1 is "
-        "a moderate change and 0.25 a large one.",
+        description="Largest population stability index of probabilities, labels, lengths or unknown tokens; by "
+        "custom, 0.1 is a moderate change and 0.25 a large one.",
     )
     max_ks: float = Field(
         0.2,
         gt=0.0,
         le=1.0,
         title="Largest KS",
-        description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions.",
+        description="Largest Kolmogorov-Smirnov statistic, the distance of two distributions; of labels, the share "
+        "that would have to be others.",
     )
     min_rows: int = Field(
         1000, ge=1, title="Fewest rows", description="With fewer rows than this, drift is reported but not judged."
@@ -551,9 +564,19 @@ class ScoringRun(Config):
     csv: bool = Field(
         False, title="CSV", description="Also write the run's scores as one CSV file, safe to open in a spreadsheet."
     )
-    threshold: float = Field(0.5, gt=0.0, lt=1.0, description="Probability from which a review is labelled positive.")
+    threshold: float = Field(
+        0.5,
+        gt=0.0,
+        lt=1.0,
+        description="Of two classes, the probability from which a review is of the second, positive. Of more classes, "
+        "the most probable one is the label, and there is no threshold.",
+    )
     uncertain_margin: float = Field(
-        0.2, ge=0.0, le=1.0, description="Reviews whose probability is closer to the threshold than this are uncertain."
+        0.2,
+        ge=0.0,
+        le=1.0,
+        description="Reviews whose probability is closer to the threshold than this are uncertain; of more than two "
+        "classes, those whose two most probable classes are closer together than twice this.",
     )
     to_label: int = Field(
         0,

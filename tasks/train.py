@@ -95,7 +95,7 @@ def train(
         the model folder, as a dataset.
     """
     settings = Settings()
-    inputs, parameters = training_identity(tokens, vectors, classes, model, config)
+    inputs, parameters = training_identity(tokens, vectors, model, config)
     fingerprint = TRAIN.fingerprint(inputs, parameters)
     checkpoint = settings.scratch_dir / f"train-{fingerprint}.safetensors"
 

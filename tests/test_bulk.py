@@ -16,6 +16,7 @@ from shutil import rmtree
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import psutil
@@ -35,7 +36,7 @@ from flows.score import _raising, score
 from sentiment_model.config import DriftConfig, IngestConfig, ScoringRun
 from sentiment_model.errors import QualityError, ScoringError, SourceError, StoreError
 from sentiment_model.models.bundle import Predictor
-from sentiment_model.models.drift import EDGES, add, drift, histograms
+from sentiment_model.models.drift import add, bins, drift, histograms
 from sentiment_model.registry.git import git_commit
 from sentiment_model.registry.tracking import FLOW_RUN_TAG, Tracker, TrainingRunLog
 from sentiment_model.scoring.delta import append_to_delta
@@ -347,7 +348,8 @@ def test_two_workers_append_the_same_rows_once(inbox: Path, tmp_path: Path, pred
 
 class TestDrift:
     def scores(self, probability: list[float], tokens: int = 100, unknown: int = 1) -> pl.DataFrame:
-        return pl.DataFrame({"probability": probability}).with_columns(n_tokens=tokens, n_unknown=unknown)
+        probabilities = np.column_stack([1 - np.array(probability), probability])
+        return pl.DataFrame({"probabilities": probabilities}).with_columns(n_tokens=tokens, n_unknown=unknown)
 
     def test_the_same_is_no_drift_and_the_opposite_is_the_largest(self) -> None:
         low = histograms(self.scores([0.01 * i for i in range(45)]))
@@ -360,8 +362,8 @@ class TestDrift:
         assert far["tokens"].psi == pytest.approx(0)
 
     def test_psi_is_that_of_the_formula(self) -> None:
-        reference = {name: tuple([50, 50] + [0] * (len(edges) - 1)) for name, edges in EDGES.items()}
-        current = {name: tuple([80, 20] + [0] * (len(edges) - 1)) for name, edges in EDGES.items()}
+        reference = {name: tuple([50, 50] + [0] * (size - 2)) for name, size in bins(2).items()}
+        current = {name: tuple([80, 20] + [0] * (size - 2)) for name, size in bins(2).items()}
         # (0.8 - 0.5) ln(0.8 / 0.5) + (0.2 - 0.5) ln(0.2 / 0.5)
         assert drift(reference, current)["tokens"].psi == pytest.approx(0.41589, abs=1e-4)
         assert drift(reference, current)["tokens"].ks == pytest.approx(0.3)
@@ -373,8 +375,8 @@ def champion(settings_in: Path, prefect_server: None) -> Tracker:
     """A tiny champion, and a challenger that answers otherwise."""
     tracker = Tracker(Settings())
     for seed, promote in ((0, True), (3, False)):
-        validated = pl.DataFrame({"probability": [0.5] * 200}).with_columns(n_tokens=3000, n_unknown=2000)
-        reference = histograms(validated)
+        validated = pl.DataFrame({"probabilities": np.full((200, 2), 0.5)})
+        reference = histograms(validated.with_columns(n_tokens=3000, n_unknown=2000))
         tiny_bundle(settings_in / f"bundle{seed}", seed=seed, reference=reference)
         run_id = tracker.start_run("sentiment", f"fp{seed}", name="test", params={}, tags={}).run_id
         tracker.registry.register(settings_in / f"bundle{seed}", "sentiment", run_id, promote=promote, tags={})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import CleanConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.store.datasets import DatasetWriter
@@ -32,6 +33,7 @@ def cleaned(
     rows: Sequence[Row],
     test: Sequence[Row] | None = None,
     unlabelled: Sequence[Row] | None = None,
+    classes: Classes = BINARY,
     **config: Any,
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Clean, and return the kept rows, the quarantine and the counts."""
@@ -40,7 +42,7 @@ def cleaned(
     writer = DatasetWriter(folder)
     own_test = None if test is None else reviews(test, len(rows))
     more = None if unlabelled is None else reviews(unlabelled, 10_000)
-    counts = write_cleaned(writer, reviews(rows), own_test, more, CleanConfig(**config))
+    counts = write_cleaned(writer, reviews(rows), own_test, more, classes, CleanConfig(**config))
 
     def read(role: str, schema: pl.Schema) -> pl.DataFrame:
         files = [folder / name for name, of in writer.roles.items() if of == role]

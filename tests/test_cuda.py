@@ -114,4 +114,4 @@ def test_every_phase_runs(tmp_path: Path) -> None:
         checkpoint=tmp_path / "c.safetensors",
     )
     assert fitted
-    assert ((fitted.probabilities > 0.5) == (VALIDATION.labels > 0.5)).double().mean() > 0.8
+    assert ((fitted.probabilities[:, 1] > 0.5) == (VALIDATION.labels > 0.5)).double().mean() > 0.8

@@ -1,6 +1,7 @@
 """Histograms and the distances between them, against the formulas."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,15 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentiment_model.models.drift import EDGES, add, drift, histograms
+from sentiment_model.models.drift import EDGES, add, bins, drift, histograms
 
 ROWS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(1, 30_000), st.floats(0, 1)).map(
-        lambda row: {"probability": row[0], "n_tokens": row[1], "n_unknown": round(row[1] * row[2])}
+        lambda row: {"probabilities": [1 - row[0], row[0]], "n_tokens": row[1], "n_unknown": round(row[1] * row[2])}
     ),
     min_size=1,
     max_size=60,
 )
+
+
+def table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    classes = len(rows[0]["probabilities"])
+    return pl.DataFrame(rows, schema_overrides={"probabilities": pl.Array(pl.Float64(), classes)})
 
 
 def binned(counts: tuple[int, ...]) -> np.ndarray:
@@ -27,13 +33,13 @@ def binned(counts: tuple[int, ...]) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(first=ROWS, second=ROWS)
 def test_distances_of_any_rows_are_those_of_the_formulas(
-    first: list[dict[str, float]], second: list[dict[str, float]]
+    first: list[dict[str, Any]], second: list[dict[str, Any]]
 ) -> None:
-    reference, current = (histograms(pl.DataFrame(rows)) for rows in (first, second))
-    assert add(reference, current) == histograms(pl.DataFrame(first + second))
+    reference, current = (histograms(table(rows)) for rows in (first, second))
+    assert add(reference, current) == histograms(table(first + second))
     assert add(reference, {}) == add({}, reference) == reference
     found, back = drift(reference, current), drift(reference, reference)
-    for name in EDGES:
+    for name in bins(2):
         assert sum(reference[name]) == len(first)
         rows, others = binned(reference[name]), binned(current[name])
         gaps = [abs((rows <= edge).mean() - (others <= edge).mean()) for edge in range(len(EDGES[name]))]
@@ -43,8 +49,8 @@ def test_distances_of_any_rows_are_those_of_the_formulas(
 
 
 def test_a_bin_holds_what_is_above_its_lower_edge_and_up_to_its_upper_one() -> None:
-    scores = pl.DataFrame({"probability": [0.0, 0.02, 0.03, 1.0], "n_tokens": [1, 2, 20_000, 20_001]})
-    counts = histograms(scores.with_columns(n_unknown=pl.Series([0, 1, 1, 20_001])))
+    answers = zip([0.0, 0.02, 0.03, 1.0], [1, 2, 20_000, 20_001], [0, 1, 1, 20_001], strict=True)
+    counts = histograms(table([{"probabilities": [1 - p, p], "n_tokens": n, "n_unknown": u} for p, n, u in answers]))
     # Models keep histograms of these bins; with other ones they could not be compared.
     assert {name: len(of) for name, of in counts.items()} == {"probability": 50, "tokens": 55, "unknown_share": 41}
     rows = {name: binned(of).tolist() for name, of in counts.items()}
@@ -56,7 +62,7 @@ def test_a_bin_holds_what_is_above_its_lower_edge_and_up_to_its_upper_one() -> N
 
 def flat(**counts: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Return histograms with these counts in the first bins, and one row in each bin of the other quantities."""
-    sizes = {name: len(edges) + 1 for name, edges in EDGES.items()}
+    sizes = bins(2)
     zeros = {name: (0,) * (sizes[name] - len(of)) for name, of in counts.items()}
     return {name: (*counts[name], *zeros[name]) if name in counts else (1,) * size for name, size in sizes.items()}
 

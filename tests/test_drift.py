@@ -1,6 +1,7 @@
 """Drift is judged where there are enough reviews for it, and where there are not, that is said."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,13 +10,17 @@ from bulk import run_on
 from tiny import tiny_bundle
 
 from flows.score import score
-from sentiment_model.config import DriftConfig
+from sentiment_model.classes import BINARY, Classes
+from sentiment_model.config import DriftConfig, ModelConfig, TokenizeConfig, TrainConfig
 from sentiment_model.models.bundle import Predictor
-from sentiment_model.models.drift import Histograms, drift, histograms, unjudged
+from sentiment_model.models.drift import Histograms, bins, drift, histograms, unjudged
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.scoring.report import scoring_markdown
 from sentiment_model.scoring.summary import ScoringSummary
 from sentiment_model.settings import Settings
+from sentiment_model.store.datasets import DatasetWriter, Store
+from sentiment_model.text.tokenize import TOKENIZE, write_tokens
+from sentiment_model.training.job import TrainingJob, write_model
 
 CONFIG = DriftConfig()
 WORDS = ["a", "film", "that", "is", "good", "bad", "great", "awful", ",", ".", "not"]
@@ -27,7 +32,8 @@ def scores(rows: int, seed: int, length: float = 180.0) -> Histograms:
     tokens = np.clip(random.lognormal(np.log(length), 0.6, rows), 1, 20_000).astype(int)
     unknown = random.binomial(tokens, random.beta(2, 60, rows))
     probability = random.beta(0.3, 0.3, rows)
-    return histograms(pl.DataFrame({"probability": probability, "n_tokens": tokens, "n_unknown": unknown}))
+    probabilities = np.column_stack([1 - probability, probability])
+    return histograms(pl.DataFrame({"probabilities": probabilities, "n_tokens": tokens, "n_unknown": unknown}))
 
 
 def beyond_the_limits(reference: Histograms, current: Histograms) -> bool:
@@ -59,6 +65,50 @@ def test_few_reviews_are_too_few_and_none_are_none() -> None:
 def reviews(seed: int, rows: int, longest: int) -> pl.DataFrame:
     random = np.random.default_rng(seed)
     return pl.DataFrame({"text": [" ".join(random.choice(WORDS, random.integers(1, longest))) for _ in range(rows)]})
+
+
+class Nobody:
+    """Watches a training."""
+
+    def on_step(self, *_: object) -> None: ...
+
+    def on_epoch(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("classes", [BINARY, Classes(names=("low", "middle", "high"))])
+def test_a_model_keeps_what_it_answers_to_the_validation_reviews(tmp_path: Path, classes: Classes) -> None:
+    drawn = pl.concat([reviews(seed, 150, 12) for seed in range(2)]).with_columns(
+        review_id=pl.int_range(pl.len()).cast(pl.String),
+        source=pl.lit("files"),
+        label=(pl.col("text").str.count_matches("good") % len(classes)).cast(pl.Int8),
+        split=pl.when(pl.int_range(pl.len()) < 150).then(pl.lit("train")).otherwise(pl.lit("validation")),
+    )
+
+    def write(writer: DatasetWriter) -> dict[str, Any]:
+        return write_tokens(writer, drawn.lazy(), TokenizeConfig(min_count=1))
+
+    store = Store(str(tmp_path / "store"))
+    tokens, _ = store.materialise(TOKENIZE, {}, TokenizeConfig(min_count=1).model_dump(), write)
+    output = tmp_path / "model"
+    output.mkdir()
+    job = TrainingJob(
+        tokens=tokens.ref,
+        classes=classes,
+        model=ModelConfig(hidden_size=8, embedding_size=8),
+        train=TrainConfig(epochs=1, processes=1),
+        device="cpu",
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        output=output,
+    )
+    write_model(DatasetWriter(output), job, Nobody())
+    predictor = Predictor.load(output)
+    kept = predictor.description.reference
+    found = histograms(predictor.predict(drawn.filter(split="validation")["text"]))
+    assert list(kept) == list(bins(len(classes)))
+    for name in kept:
+        assert sum(kept[name]) == 150
+        # What lies on an edge may be a bin further, since training multiplies in another order.
+        assert sum(abs(one - other) for one, other in zip(kept[name], found[name], strict=True)) <= 4
 
 
 @pytest.mark.parametrize(("validated", "longest"), [(20, 30), (200, 90)])

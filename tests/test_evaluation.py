@@ -413,6 +413,7 @@ def test_where_tokens_are_characters_their_ngrams_are_the_baseline(tmp_path: Pat
     assert (joined["probabilities"].arr.arg_max() == joined["label"]).all()
     with pytest.raises(QualityError, match="no word is in two"):
         materialise(tmp_path / "words", reviews, "word")
+    assert materialise(tmp_path / "pieces", reviews, "subword").scan().collect().equals(dataset.scan().collect())
 
 
 def test_the_baseline_has_a_probability_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

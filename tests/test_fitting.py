@@ -14,6 +14,7 @@ from sentiment_model.config import ModelConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews, plan_batches
 from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.networks.outputs import logits_of
 from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.classification import TrainingResult, train
 from sentiment_model.training.fitting import FittedModel, PhaseObserver, checkpoints, fit_model, student_of
@@ -120,8 +121,8 @@ def test_a_student_takes_over_the_embeddings_and_learns_the_probabilities_of_its
     network.load_state_dict(teacher.weights)
     with torch.no_grad():
         logits = network(*both.batch(torch.arange(len(both)), 64))
-    temperature = fit_temperature(teacher.validation_answers.numpy(), VALIDATION.labels.numpy())
-    torch.testing.assert_close(taught.labels, torch.sigmoid(logits / temperature), rtol=0, atol=1e-5)
+    temperature = fit_temperature(logits_of(teacher.validation_answers).numpy(), VALIDATION.labels.numpy())
+    torch.testing.assert_close(taught.labels, (logits_of(logits) / temperature).softmax(dim=1), rtol=0, atol=1e-5)
     assert taught.labels.std() > 0.1
 
 

@@ -24,17 +24,17 @@ def reviews(lengths: list[int], seed: int = 0) -> TokenizedReviews:
     return TokenizedReviews(values, ends - torch.tensor(lengths), torch.tensor(lengths), torch.zeros(len(lengths)))
 
 
-def model(some: TokenizedReviews, seed: int = 0, once: bool = True, **config: Any) -> SentimentModel:
+def model(some: TokenizedReviews, seed: int = 0, once: bool = True, classes: int = 2, **config: Any) -> SentimentModel:
     """Return a network whose n-grams are half of those of some reviews."""
     torch.manual_seed(seed)
-    found = SentimentModel(WORDS, ModelConfig(**{"hidden_size": 24, "embedding_size": 16, **config})).eval()
+    found = SentimentModel(WORDS, ModelConfig(**{"hidden_size": 24, "embedding_size": 16, **config}), classes).eval()
     torch.nn.init.normal_(found.recurrent.encoder.embedding.weight)
     if found.wide is not None:
         for order in range(1, found.wide.max_order + 1):
             hashes = ngram_hashes(some.values, order)[::2]
             found.wide.check[bucket_of(hashes)] = check_of(hashes)
-            found.wide.weight[bucket_of(hashes)] = torch.randn(len(hashes))
-        found.wide.bias.fill_(0.3)
+            found.wide.weight[bucket_of(hashes)] = torch.randn(len(hashes), *found.wide.answer_shape)
+        found.wide.bias.copy_(0.3 + torch.arange(len(found.wide.bias)))
         found.wide.counts_once.fill_(once)
     return found
 
@@ -53,12 +53,13 @@ LENGTHS = [0, 1, 2, 3, 4, 7, 64, 1000, *random.Random(0).choices(range(1, 300), 
         {"ngrams": 1, "hidden_size": 1, "pooling": ("mean",)},
     ],
 )
-@pytest.mark.parametrize("once", [True, False])
-def test_the_loop_is_the_network(config: dict[str, Any], once: bool) -> None:
+@pytest.mark.parametrize(("once", "classes"), [(True, 2), (False, 2), (True, 5)])
+def test_the_loop_is_the_network(config: dict[str, Any], once: bool, classes: int) -> None:
     some = reviews(LENGTHS)
-    network = model(some, once=once, **config)
+    network = model(some, once=once, classes=classes, **config)
     found = FusedModel(network).score(some)
     assert found.dtype == torch.float32
+    assert found.shape == (len(some), 2, 1 if classes == 2 else classes)
     network.double()
     with torch.inference_mode():
         exact = torch.cat([network(*some.batch(torch.tensor([row]), 1000)) for row in range(len(some))])
@@ -67,9 +68,10 @@ def test_the_loop_is_the_network(config: dict[str, Any], once: bool) -> None:
     assert (network.wide is None) == (found[:, 1] == 0).all()
 
 
-def test_a_score_is_the_same_to_the_last_bit_in_any_company() -> None:
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_score_is_the_same_to_the_last_bit_in_any_company(classes: int) -> None:
     some = reviews([*LENGTHS, *random.Random(1).choices(range(1, 300), k=9_000)])
-    fused = FusedModel(model(some))
+    fused = FusedModel(model(some, classes=classes))
     whole = fused.score(some)
     order = torch.randperm(len(some))
     assert fused.score(some.take(order)).equal(whole[order])

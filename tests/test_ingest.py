@@ -8,8 +8,9 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
-from sentiment_model.config import IngestConfig, LabelledColumns
+from sentiment_model.config import IngestConfig, LabelledColumns, TrainingRun
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.sources import ingest as ingest_module
 from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
@@ -55,7 +56,7 @@ def test_the_package_holds_imdb_and_rotten_tomatoes(tmp_path):
 
 
 def test_the_package_ignores_the_mapping_of_files(tmp_path):
-    _, _, counts = ingest(tmp_path, source="imdb", columns=LabelledColumns(text="x"), positive_labels=("good",))
+    _, _, counts = ingest(tmp_path, source="imdb", columns=LabelledColumns(text="x"), labels=("bad", "good"))
     assert counts["labels"]["positive"] == 16_765
 
 
@@ -69,12 +70,12 @@ def test_labels_in_any_spelling(tmp_path):
     assert reviews["label"].to_list() == [1] * 7 + [0] * 5 + [None] * 4
     assert quarantine["reason"].to_list() == ["unknown_label"] * 4
     assert counts["labels"] == {"positive": 7, "negative": 5, "unlabelled": 4}
-    assert "label meh is in neither" in quarantine["detail"][1]
+    assert quarantine["detail"][1] == "label meh means none of negative, positive; name it in labels"
 
 
 def test_ratings_give_labels_where_there_is_no_label(tmp_path):
-    rows = [("5", ""), ("4", ""), ("3.9", ""), ("2.0", ""), ("2.1", ""), ("-1", ""), ("", "")]
-    rows += [("3", "pos"), ("1", "pos"), ("", "neg"), ("five", ""), ("nan", ""), ("inf", "pos")]
+    rows = [("5", ""), ("4", ""), ("3.9", ""), ("2.0", ""), ("2.1", ""), ("1", ""), ("", "")]
+    rows += [("3", "pos"), ("1", "pos"), ("", "neg"), ("five", ""), ("nan", ""), ("inf", "pos"), ("0", ""), ("5.5", "")]
     path = tmp_path / "a.csv"
     path.write_text("text,stars,label\n" + "".join(f"t{i},{stars},{label}\n" for i, (stars, label) in enumerate(rows)))
     reviews, quarantine, counts = ingest(
@@ -82,18 +83,87 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
     )
     labels = dict(zip(reviews["text"], reviews["label"], strict=True))
     assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0, "t12": 1}
-    assert reviews["rating"].to_list() == [5, 4, 2, -1, None, 3, 1, None, None]
+    assert reviews["rating"].to_list() == [5, 4, 2, 1, None, 3, 1, None, None]
     assert counts["neutral"] == 2
-    assert quarantine["reason"].to_list() == ["unknown_rating"] * 2
+    assert quarantine["reason"].to_list() == ["unknown_rating"] * 2 + ["rating_out_of_range"] * 2
+    assert quarantine["detail"][3] == "rating 5.5 is not from 1 to 5; set ratings to the ranges of the source"
     reviews, _, counts = ingest(
         tmp_path,
         path=str(path),
         columns=LabelledColumns(rating="stars"),
-        max_negative_rating=3.9,
-        min_positive_rating=5.0,
+        ratings=("0-3.9", "5-6"),
     )
-    assert counts["labels"] == {"positive": 1, "negative": 6, "unlabelled": 2}
+    assert counts["labels"] == {"negative": 7, "positive": 2, "unlabelled": 2}
     assert counts["neutral"] == 1
+
+
+def test_stars_are_five_classes_that_are_named_by_them(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", *({"text": f"t{n}", "n": n} for n in (1, 2.0, "3", 4.5, 5, 5)))
+    options = {"path": path, "columns": LabelledColumns(rating="n"), "classes": ("1", "2", "3", "4", "5")}
+    reviews, _, counts = ingest(tmp_path, **options)
+    assert dict(zip(reviews["text"], reviews["label"], strict=True)) == {"t1": 0, "t2.0": 1, "t3": 2, "t5": 4}
+    assert counts["labels"] == {"1": 1, "2": 1, "3": 1, "4": 0, "5": 2, "unlabelled": 0}
+    assert counts["neutral"] == 1
+    assert IngestConfig(source="files", **options).told_apart().ordered
+
+
+def test_labels_of_four_classes_with_values_to_drop_and_for_none(tmp_path):
+    values = ["Pos", "neg", "QUESTION", "q", "neu", "spam", "?", None, "other"]
+    path = jsonl(tmp_path / "a.jsonl", *({"text": f"t{n}", "l": value} for n, value in enumerate(values)))
+    config = {
+        "path": path,
+        "columns": LabelledColumns(label="l"),
+        "classes": ("negative", "neutral", "positive", "question"),
+        "labels": ("neg", "neu", "pos", "q| Question"),
+        "dropped_labels": ("SPAM",),
+        "missing_labels": ("?",),
+        "max_bad_share": 0.2,
+    }
+    reviews, quarantine, counts = ingest(tmp_path, **config)
+    assert reviews["label"].to_list() == [2, 0, 3, 3, 1, None, None]
+    assert quarantine["detail"].to_list() == [
+        f"label other means none of {', '.join(config['classes'])}; name it in labels"
+    ]
+    assert (counts["neutral"], counts["labels"]["question"], counts["labels"]["unlabelled"]) == (1, 2, 2)
+    assert not IngestConfig(source="files", **config).told_apart().ordered
+
+
+def test_ratings_of_classes_that_nobody_gave_ratings_are_an_error(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"text": "t", "n": 4})
+    options = {"path": path, "columns": LabelledColumns(rating="n"), "classes": ("bad", "good")}
+    with pytest.raises(QualityError, match="set ratings to one range for each"):
+        ingest(tmp_path, **options)
+    reviews, _, _ = ingest(tmp_path, **options, ratings=("1-2", "4-5"))
+    assert reviews["label"].to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("one",)}, "at least 2"),
+        ({"classes": ("a", "b", "c"), "labels": ("x", "y")}, "labels has 2 parts for 3 classes"),
+        ({"ratings": ("1-2", "2-5")}, "must ascend"),
+        ({"ratings": ("4-5", "1-2")}, "must ascend"),
+        ({"ratings": ("1-2", "good")}, "'good' is no range of ratings; write 1-2, or 3"),
+        ({"labels": ("x", "X")}, "mean more than one thing"),
+        ({"dropped_labels": ("pos",)}, "mean more than one thing"),
+        ({"classes": ("a", "A")}, "mean more than one thing"),
+        ({"classes": ("2", "1")}, "must ascend"),
+        ({"source": "imdb", "path": None, "classes": ("a", "b", "c")}, "source `imdb` has two classes"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        IngestConfig(**{"source": "files", "path": "a.csv", **options})
+
+
+def test_a_test_set_has_the_classes_of_the_reviews(tmp_path):
+    ingest = {"source": "files", "path": "a.csv", "classes": ["1", "2", "3"]}
+    run = TrainingRun.model_validate({"ingest": ingest, "test": {"source": "files", "path": "b.csv"}})
+    assert run.test.classes == ("1", "2", "3")
+    other = {"source": "files", "path": "b.csv", "classes": ["1", "2"]}
+    with pytest.raises(ValidationError, match=r"test\.classes"):
+        TrainingRun.model_validate({"ingest": ingest, "test": other})
 
 
 def test_without_label_and_rating_reviews_are_unlabelled(tmp_path):
@@ -280,7 +350,7 @@ def test_sources_without_usable_reviews_fail(tmp_path):
 
 
 def test_small_batches_groups_and_parts_change_nothing(tmp_path, monkeypatch):
-    records = [{"text": f"t{i}" if i % 7 else "", "n": i % 5} for i in range(500)]
+    records = [{"text": f"t{i}" if i % 7 else "", "n": 1 + i % 5} for i in range(500)]
     options = {"path": jsonl(tmp_path / "a.jsonl", *records), "columns": LabelledColumns(rating="n")}
     whole = ingest(tmp_path, **options)
     monkeypatch.setattr(ingest_module, "BATCH_ROWS", 3)

@@ -15,6 +15,7 @@ import pytest
 from mlflow.models import Model
 from tiny import tiny_bundle
 
+from sentiment_model.classes import BINARY, Classes
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.registry.versions import inference_requirements
@@ -34,11 +35,16 @@ if importlib.util.find_spec("sentiment_model"):
 @pytest.fixture
 def predictor(settings_in: Path) -> Predictor:
     """Register a tiny model as champion."""
-    tiny_bundle(settings_in / "bundle")
+    return register(settings_in, BINARY)
+
+
+def register(folder: Path, classes: Classes) -> Predictor:
+    """Register a tiny model as champion; return it."""
+    tiny_bundle(folder / "bundle", classes=classes)
     tracker = Tracker(Settings())
     run_id = tracker.start_run("sentiment", "fp", name="test", params={}, tags={}).run_id
-    tracker.registry.register(settings_in / "bundle", "sentiment", run_id, promote=True, tags={})
-    return Predictor.load(settings_in / "bundle")
+    tracker.registry.register(folder / "bundle", "sentiment", run_id, promote=True, tags={})
+    return Predictor.load(folder / "bundle")
 
 
 def expected(predictor: Predictor) -> list[tuple[str, float]]:
@@ -80,6 +86,31 @@ def test_json_with_missing_texts_through_mlflow_models_predict(settings_in: Path
         *expected(predictor),
         *[(None, None)] * 3,
     ]
+
+
+def test_three_classes_through_mlflow_models_predict(settings_in: Path) -> None:
+    names = ("sehr schlecht", "보통", '<b>"gut"|</b>')
+    predictor = register(settings_in, Classes(names=names))
+    columns = ["label", "confidence", *(f"probability_{name}" for name in names)]
+    signature = Model.load(mlflow.artifacts.download_artifacts("models:/sentiment/1")).signature
+    assert [(field["name"], field["type"], field["required"]) for field in signature.outputs.to_dict()] == [
+        ("label", "string", False),
+        *((name, "double", False) for name in columns[1:]),
+        ("model_version", "string", True),
+    ]
+
+    records = [{"text": text} for text in [*TEXTS, None, "  \u200b<br>"]]
+    answers = predict(settings_in, "in.json", json.dumps({"dataframe_records": records}))
+    assert [list(row) for row in answers] == [[*columns, "model_version"]] * 5
+    probabilities = predictor.predict(pl.Series(TEXTS))["probabilities"].to_numpy()
+    for row, of_classes in zip(answers, probabilities, strict=False):
+        assert row["label"] == names[of_classes.argmax()]
+        assert [row[name] for name in columns[1:]] == pytest.approx([of_classes.max(), *of_classes], abs=1e-6)
+    for row in answers[3:]:
+        assert row == {**dict.fromkeys(columns), "model_version": "1"}
+
+    loaded = mlflow.pyfunc.load_model("models:/sentiment/1").predict(pd.DataFrame({"text": TEXTS}))
+    assert list(loaded.dtypes[columns[1:]]) == ["float64"] * 4
 
 
 def test_a_model_loaded_by_run_names_its_digest_as_version(settings_in: Path, predictor: Predictor) -> None:

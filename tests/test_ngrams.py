@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from of_both import of_both
 
 from sentiment_model.errors import QualityError
 from sentiment_model.networks.batching import TokenizedReviews
@@ -46,7 +47,9 @@ def learned_score(ids: list[list[int]], max_order: int) -> NGramScore:
         for order in range(1, min(max_order, len(review)) + 1):
             hashes = ngram_hashes(torch.tensor(review), order)
             score.check[bucket_of(hashes)] = check_of(hashes)
-            score.weight[bucket_of(hashes)] = torch.randn(len(hashes), generator=torch.Generator().manual_seed(order))
+            score.weight[bucket_of(hashes), 0] = torch.randn(
+                len(hashes), generator=torch.Generator().manual_seed(order)
+            )
     score.bias.fill_(0.25)
     return score
 
@@ -80,7 +83,7 @@ def test_scores_as_a_plain_loop_would_and_sees_no_padding(max_order: int, once: 
     alone = torch.cat([predict_logits(score, reviews([review]), 512, CPU) for review in ids])
     padded = score(*reviews(ids).batch(torch.arange(len(ids)), 100))
     for found in (together, alone, padded):
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.squeeze(1).numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_hashes_are_spread_and_know_the_order_of_tokens() -> None:
@@ -129,10 +132,23 @@ def test_a_pair_of_words_is_learned_that_neither_word_tells() -> None:
         labels.append(int((said == good) != bool(negated)))
     accuracy = {}
     for order in (1, 2):
-        scores = predict_logits(fitted(ids, labels, order), reviews(ids), 512, CPU).numpy()
+        scores = predict_logits(fitted(ids, labels, order), reviews(ids), 512, CPU).squeeze(1).numpy()
         accuracy[order] = ((scores > 0) == np.array(labels)).mean()
     assert accuracy[2] == 1.0
     assert accuracy[1] < 0.8
+
+
+def test_of_more_classes_each_has_weights_of_its_own() -> None:
+    generator = random.Random(0)
+    drawn = [(label, [10 + label, *(generator.randrange(20, 40) for _ in range(6))]) for label in [0, 1, 2, 3] * 50]
+    some = reviews([ids for _, ids in drawn], [label for label, _ in drawn])
+    score = fit_ngrams(some, some, 2, 4)
+    logits = predict_logits(score, some, 512, CPU)
+    assert logits.shape == (200, 4)
+    assert (logits.argmax(dim=1) == some.labels).all()
+    for label in range(4):
+        (bucket,) = bucket_of(ngram_hashes(torch.tensor([10 + label]), 1))
+        assert score.weight[bucket].argmax() == label
 
 
 def test_an_ngram_of_one_review_counts_for_nothing() -> None:
@@ -147,13 +163,14 @@ def test_an_ngram_of_one_review_counts_for_nothing() -> None:
 def test_the_weights_follow_the_formula_of_naive_bayes() -> None:
     # 3 of 4 positive and 1 of 4 negative reviews say 2; all say 5, which tells nothing.
     ids = [[2, 5], [2, 2, 5], [5, 2], [5], [2, 5], [5], [5], [5]]
-    counts = count_ngrams(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), 1)
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
+    counts = count_ngrams(reviews(ids), labels[:, None], 1)
     ratio = np.array([np.log(4 / 2), np.log(5 / 5)]) - np.log((4 + 5) / (2 + 5))
     order = [counts.hashes.tolist().index(ngram_hashes(torch.tensor([token]), 1).item()) for token in (2, 5)]
-    np.testing.assert_allclose(log_ratio(counts)[order], ratio)
-    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts), counts.reviews, 1)
+    np.testing.assert_allclose(log_ratio(counts)[order, 0], ratio)
+    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts)[:, 0], counts.reviews, 1)
     strengths = np.array([1.0, 100.0])
-    (learned,) = islice(rounds(reviews(ids, [1, 1, 1, 1, 0, 0, 0, 0]), ngrams, strengths), 999, 1000)
+    (learned,) = islice(rounds(reviews(ids), labels, ngrams, strengths), 999, 1000)
     has = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [1, 1]] + [[0, 1]] * 3)
     values = has * ratio / np.sqrt([[len(review)] for review in ids])
     truth = np.array([1] * 4 + [-1] * 4)
@@ -201,7 +218,7 @@ def test_validation_says_how_strong_the_regularisation_is(
         monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", (strength,))
         score = fit_ngrams(train, validation, 2)
         logits = predict_logits(score, validation, 512, CPU).numpy()
-        losses[strength], weights[strength] = calibrated_loss(logits, validation.labels.numpy()), score.weight
+        losses[strength], weights[strength] = calibrated_loss(of_both(logits), validation.labels.numpy()), score.weight
     monkeypatch.setattr("sentiment_model.training.naive_bayes._INVERSE_REGULARISATIONS", strengths)
     assert min(losses, key=lambda strength: losses[strength]) == expected
     assert fit_ngrams(train, validation, 2).weight.equal(weights[expected])
@@ -209,7 +226,7 @@ def test_validation_says_how_strong_the_regularisation_is(
 
 def test_ngrams_are_counted_once_a_review() -> None:
     ids, labels = [*random_ids(50), [7, 8, 7, 8], [7, 8], [7], []], [1, 0] * 27
-    counts = count_ngrams(reviews(ids * 2, labels * 2), 3)
+    counts = count_ngrams(reviews(ids * 2), np.array([labels * 2, [1] * 108], np.float32).T, 3)
     expected: Counter[tuple[tuple[int, ...], int]] = Counter()
     for review, label in zip(ids, labels, strict=True):
         expected.update((ngram, label) for ngram, _ in ngrams(review, 3))
@@ -219,7 +236,8 @@ def test_ngrams_are_counted_once_a_review() -> None:
     for number, hashed in enumerate(counts.hashes.tolist()):
         ngram = hashes[hashed]
         assert counts.reviews[number] == 2 * (expected[ngram, 0] + expected[ngram, 1])
-        assert counts.positive[number] == 2 * expected[ngram, 1]
+        assert counts.labelled[number, 0] == 2 * expected[ngram, 1]
+        assert counts.labelled[number, 1] == counts.reviews[number]
 
 
 def test_the_most_frequent_of_more_ngrams_than_a_bucket_remembers_is_known() -> None:
@@ -229,7 +247,7 @@ def test_the_most_frequent_of_more_ngrams_than_a_bucket_remembers_is_known() -> 
     often, *rare = pairs[crowded].tolist()
     assert len(rare) > 8
     ids = [pair for number, pair in enumerate(rare * 3) for pair in ([pair, often] if number % 3 == 0 else [pair])]
-    counts = count_ngrams(reviews(ids), 2)
+    counts = count_ngrams(reviews(ids), np.zeros((len(ids), 0), np.float32), 2)
     (found,) = np.flatnonzero(counts.hashes == ngram_hashes(torch.tensor(often), 2).numpy())
     assert counts.reviews[found] == len(rare)
 
@@ -262,20 +280,21 @@ def test_the_combination_that_made_the_labels_is_found() -> None:
     logits, others = generator.normal(scale=3, size=50_000), generator.normal(scale=0.2, size=50_000)
     chance = 1 / (1 + np.exp(-(logits + 4 * others - 0.5) / 2))
     labels = (generator.random(50_000) < chance).astype(np.float32)
-    assert fit_combination(logits, others, labels) == pytest.approx((2, 4, -0.5), rel=0.1)
+    temperature, scale, shifts = fit_combination(of_both(logits), of_both(others), labels)
+    assert (temperature, scale, *shifts) == pytest.approx((2, 4, 0, -0.5), rel=0.1)
 
 
 def test_a_part_that_tells_nothing_or_the_opposite_is_not_listened_to() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(scale=3, size=5_000)
     labels = (generator.random(5_000) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    temperature, scale, _ = fit_combination(logits, -logits, labels)
+    temperature, scale, _ = fit_combination(of_both(logits), of_both(-logits), labels)
     assert scale == 0
-    assert temperature == pytest.approx(fit_temperature(logits, labels), rel=0.01)
-    temperature, scale, shift = fit_combination(logits, np.zeros(5_000), labels)
-    assert np.isfinite([temperature, scale, shift]).all()
+    assert temperature == pytest.approx(fit_temperature(of_both(logits), labels), rel=0.01)
+    temperature, scale, shift = fit_combination(of_both(logits), np.zeros((5_000, 2)), labels)
+    assert np.isfinite([temperature, scale, *shift]).all()
     # A useless first part is divided away, and the second carries the answer.
-    temperature, scale, _ = fit_combination(-logits, logits, labels)
+    temperature, scale, _ = fit_combination(of_both(-logits), of_both(logits), labels)
     combined = (-logits + scale * logits) / temperature
     assert ((combined > 0) == (labels > 0.5)).mean() == pytest.approx(((logits > 0) == (labels > 0.5)).mean(), abs=0.01)
 
@@ -283,23 +302,24 @@ def test_a_part_that_tells_nothing_or_the_opposite_is_not_listened_to() -> None:
 def test_parts_that_make_no_mistake_do_not_claim_certainty() -> None:
     labels = np.array([0.0, 1.0] * 50)
     logits = np.where(labels > 0.5, 5.0, -5.0)
-    temperature, scale, shift = fit_combination(logits, 3 * logits, labels)
+    temperature, scale, (_, shift) = fit_combination(of_both(logits), of_both(3 * logits), labels)
     probability = 1 / (1 + np.exp(-(logits + scale * 3 * logits + shift) / temperature))
     assert probability.max() == pytest.approx(51 / 52, abs=0.001)
 
 
 def test_labels_of_one_class_cannot_weigh_parts() -> None:
-    with pytest.raises(QualityError, match="both classes"):
-        fit_combination(np.zeros(3), np.zeros(3), np.ones(3))
+    with pytest.raises(QualityError, match="more than one class"):
+        fit_combination(np.zeros((3, 2)), np.zeros((3, 2)), np.ones(3))
 
 
 def test_a_bias_stays_bounded_where_nothing_is_uncertain() -> None:
     """Copies of one review, one of them of the other class: Newton's step for the bias would go to infinity."""
     generator = np.random.default_rng(5)
     texts = [generator.integers(5, 3000, 200).tolist() for _ in range(3)]
-    copied = reviews([texts[0]] * 11 + [texts[1]] * 2 + [texts[2]] * 2, [1] * 10 + [0] * 5)
-    counts = count_ngrams(copied, 3)
-    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts), counts.reviews, 3)
-    for fitted in islice(rounds(copied, ngrams, np.array([1.0, 30.0, 100.0])), 12):
+    copied = reviews([texts[0]] * 11 + [texts[1]] * 2 + [texts[2]] * 2)
+    labels = np.array([1] * 10 + [0] * 5, np.float32)
+    counts = count_ngrams(copied, labels[:, None], 3)
+    ngrams = NGramValues(entries_of(counts.hashes), log_ratio(counts)[:, 0], counts.reviews, 3)
+    for fitted in islice(rounds(copied, labels, ngrams, np.array([1.0, 30.0, 100.0])), 12):
         assert np.abs(fitted.biases).max() < 12
         assert np.isfinite(fitted.lines).all()

@@ -52,6 +52,16 @@ UNICODE += [
     "\n",
     "a",
     "é",
+    "\u200c",
+    "ک",
+    "\u0654",
+    "\ufe70",
+    "क",
+    "\u094d",
+    "ര\u0d4d",
+    "👩",
+    "🏽",
+    "©",
 ]
 nasty_text = st.lists(st.one_of(st.sampled_from(MARKUP + UNICODE), st.text(max_size=3))).map("".join)
 
@@ -77,6 +87,7 @@ def normalised(*texts: str | None) -> list[str | None]:
         ("don\u2019t don\u00b4t don`t don\x92t don&#146;t don\uff07t", "don't don't don't don't don't don't"),
         ("\u201cwell\u201d \x93well\x94", '"well" "well"'),
         ("bad\x96very bad\x85the end", "bad–very bad...the end"),
+        ("a\x00\u0301 e\u200d\u0301", "á é"),  # what is between them would keep them apart
         ("N\x00U\x07L zero\u200bwidth so\xadft \u202eright\u202c \ufeffbom", "NUL zerowidth soft right bom"),
         ("love it \u2764\ufe0f\ufe0f", "love it \u2764"),
         ("\uff26\uff35\uff2c\uff2c \ufb01ne e\u0301", "FULL fine é"),
@@ -107,9 +118,19 @@ def test_what_goes_and_what_stays(text: str | None, expected: str | None) -> Non
         ("น\u0e49ำ", "น\u0e49\u0e4dา"),
         ("हिन्दी বাংলা தமிழ்", "हिन्दी বাংলা தமிழ்"),
         ("العربيّة עִבְרִית ﻻ", "العربيّة עִבְרִית لا"),
-        # Joiners say how letters are drawn, and go.
-        ("क्\u200dष می\u200cخواهم ශ්\u200dරී", "क्ष میخواهم ශ්රී"),
-        ("👩\u200d👩\u200d👧 👍🏽 ❤\ufe0f\u200d🔥 🇰🇷", "👩👩👧 👍🏽 ❤🔥 🇰🇷"),
+        # Joiners between letters that join, and in emoji; no others, and one at a place.
+        ("क्\u200dष می\u200cخواهم ශ්\u200dරී ক\u200cখ\u200cগ", "क्\u200dष می\u200cخواهم ශ්\u200dරී ক\u200cখ\u200cগ"),
+        ("क&zwj;ष क\u200c\u200d\u200cष ک\u200c\u200eک", "क\u200dष क\u200cष ک\u200cک"),
+        (
+            "\u200cخوب\u200c \u200dक\u200d, a\u200cb ک\u200dک ㅋ\u200dㅠ 한\u200c국 ไ\u200cทย",
+            "خوب क, ab کک ㅋㅠ 한국 ไทย",
+        ),
+        ("ک\u200c<b>ک क\u200d5 👩\u200d a\u200d👩", "ک ک क5 👩 a👩"),
+        ("അവന്\u200d ഞാന്\u200d", "അവൻ ഞാൻ"),  # as Malayalam was written before these letters were one character
+        (
+            "👩\u200d👩\u200d👧 👍🏽 ❤\ufe0f\u200d🔥 🤷🏽\u200d♀\ufe0f 🇰🇷 1\ufe0f⃣",
+            "👩\u200d👩\u200d👧 👍🏽 ❤\u200d🔥 🤷🏽\u200d♀ 🇰🇷 1⃣",
+        ),
     ],
 )
 def test_what_carries_meaning_in_other_scripts(text: str, expected: str) -> None:

@@ -34,6 +34,8 @@ PIECES = [
     "\ue000", "\ud7ff", "\U000e0001", "１２", "Ａ", "٣", "ª", "º",
     "ㄱㅏ", "ㅋㅠ", "하ㄳ", "ﾡￂ", "スーパー", "น้ำ", "๑๒", "가'나", "ဗမာ", "བོད་", "e\u0331",
     "＜b＞", "﹤b﹥", "＆amp;", "﹠lt;", "＜script>", "_", "-", "--", "!", "?!", "10/10",
+    "می\u200cخواهم", "ک\u200c", "क्\u200dष", "ශ්\u200dරී", "ন\u200cক", "അവന്\u200d", "\u200c", "\u200d", "❤\ufe0f\u200d🔥",
+    "🤷🏽\u200d♀", "🅰", "©", "ᄏ", "1\ufe0f⃣",
     "$5", "#1", "@you", "http://x.y/?a=1&b=2",
 ]  # fmt: skip
 
@@ -43,11 +45,11 @@ def fit(texts: list[str], unit: Unit) -> Vocabulary:
     return Vocabulary.fit(pl.LazyFrame({"text": texts}).select(normalise(pl.col("text"))), config)
 
 
-VOCABULARY, CHARACTERS = fit(PIECES, "word"), fit(PIECES, "character")
+VOCABULARY, CHARACTERS, SUBWORDS = (fit(PIECES, unit) for unit in get_args(Unit))
 
 
 def check(texts: list[str], max_tokens: int = 12) -> None:
-    for vocabulary in (VOCABULARY, CHARACTERS):
+    for vocabulary in (VOCABULARY, CHARACTERS, SUBWORDS):
         check_with(vocabulary, texts, max_tokens)
 
 
@@ -77,7 +79,7 @@ def test_whatever_is_written_is_read_as_training_reads_it(texts: list[str]) -> N
     check(texts)
 
 
-@pytest.mark.parametrize("unit", get_args(Unit))
+@pytest.mark.parametrize("unit", ["word", "character"])
 def test_every_character_alone_and_beside_others(unit: Unit) -> None:
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     for form in ("{}", "x{}y {}1 a'{} {}'s", "국{}ก{}' {}\u0e35"):
@@ -138,7 +140,7 @@ def test_nearly_all_of_what_people_write_is_read_in_one_pass() -> None:
     assert len(unread) < 0.05 * len(texts)
 
 
-@pytest.mark.parametrize("vocabulary", [VOCABULARY, CHARACTERS], ids=["word", "character"])
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, CHARACTERS, SUBWORDS], ids=get_args(Unit))
 def test_so_is_what_they_write_in_korean_and_chinese(vocabulary: Vocabulary) -> None:
     texts = pl.Series(["정말 재밌어요ㅋㅋㅋ 또 볼래요ㅠㅠ", "这部电影真好看，我看了三遍！", "最高でした。スーパー！"])
     check(texts.to_list())

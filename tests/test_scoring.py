@@ -94,7 +94,7 @@ def test_the_threshold_moves_the_label_and_nothing_else(folder: Path, tmp_path: 
     threshold = float(probabilities.sort()[2])
     scores = score_into(tmp_path / "scores", predictor, run_on(folder, threshold=threshold))
     assert scores.rows()["label"].to_list() == ["positive" if p >= threshold else "negative" for p in probabilities]
-    assert scores.counts.positives == 3
+    assert scores.counts.labels == {"negative": 2, "positive": 3}
 
 
 def test_a_column_with_the_name_of_an_output_is_renamed(folder: Path, tmp_path: Path, predictor: Predictor) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentiment_model.classes import BINARY
 from sentiment_model.config import CleanConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.store.datasets import DatasetWriter
@@ -43,7 +44,7 @@ def split(
     writer = DatasetWriter(folder)
     frames = [pl.LazyFrame(list(part), schema=REVIEW_SCHEMA) for part in (rows, test, unlabelled)]
     counts = write_cleaned(
-        writer, frames[0], frames[1] if test else None, frames[2] if unlabelled else None, CleanConfig(**config)
+        writer, frames[0], frames[1] if test else None, frames[2] if unlabelled else None, BINARY, CleanConfig(**config)
     )
     files = [folder / name for name, role in writer.roles.items() if role == "part"]
     return pl.read_parquet(files), counts

@@ -8,10 +8,12 @@ from shutil import copytree
 import polars as pl
 import pytest
 import torch
+from bulk import run_on
 from prefect.utilities.importtools import from_qualified_name
 
 from sentiment_model.models.bundle import WEIGHTS, Predictor
 from sentiment_model.scoring.counts import total
+from sentiment_model.scoring.label import scoring_key
 from sentiment_model.scoring.ledger import Ledger
 from sentiment_model.scoring.table import ScoreTable
 from sentiment_model.store.datasets import DatasetRef
@@ -31,12 +33,13 @@ def test_a_stored_model_answers_as_it_did(tmp_path: Path) -> None:
     found = predictor.predict(pl.Series(ANSWERS["texts"]))
     assert found["n_tokens"].to_list() == ANSWERS["n_tokens"]
     # Version 0.1 multiplied in bfloat16 where the processor can, and these answers are of such a one.
-    assert found["probability"].to_list() == pytest.approx(ANSWERS["probability"], abs=3e-4)
+    assert found["probabilities"].arr.get(1).to_list() == pytest.approx(ANSWERS["probability"], abs=3e-4)
     exact = predictor.model.double()
     read = Scanner(predictor.vocabulary, predictor.description.max_tokens).read(pl.Series(ANSWERS["texts"]))
     with torch.inference_mode():
         parts = exact(*read.reviews.batch(torch.arange(len(found)), int(read.reviews.lengths.max())))
-    assert found["logit"].to_list() == pytest.approx(parts.double().sum(dim=1).tolist(), abs=1e-5)
+    exact_logits = parts.double().sum(dim=1).squeeze(1).tolist()
+    assert found["logits"].arr.get(1).to_list() == pytest.approx(exact_logits, abs=1e-5)
 
 
 def test_what_prefect_remembers_of_a_run_is_found_by_its_old_name() -> None:
@@ -55,7 +58,9 @@ def test_a_stored_table_is_complete(tmp_path: Path) -> None:
     assert (ledger.unplanned(files), ledger.pending(files), ledger.to_plan_anew()) == ([], [], [])
     assert list(ledger.unusable(files)) == ["bad.csv"]
     (receipt,) = ledger.scored(files)
-    assert total([receipt]).scored == 5
+    assert (total([receipt]).scored, total([receipt]).labels) == (5, {"negative": 0, "positive": 5})
+    # Who runs it once more with the same model and options finds these scores, and does not make them again.
+    assert scoring_key(run_on(folder), ANSWERS["digest"], "7", None) == key
     (path,) = table.paths([receipt])
     rows = pl.read_parquet(path, glob=False)
     assert rows["text"].to_list() == ANSWERS["texts"]

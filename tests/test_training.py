@@ -14,6 +14,7 @@ from sentiment_model.errors import ModelError, QualityError
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.device import choose_device
 from sentiment_model.networks.network import SentimentNetwork
+from sentiment_model.networks.outputs import logits_of
 from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.checkpoint import load_checkpoint
 from sentiment_model.training.classification import TrainingResult, _Classification, train
@@ -104,17 +105,30 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
 def test_it_learns(unbroken: TrainingResult) -> None:
     assert unbroken.history[unbroken.best_epoch].validation_accuracy > 0.95
     assert len(unbroken.validation_answers) == len(VALIDATION)
-    accuracy = ((unbroken.validation_answers > 0) == (VALIDATION.labels > 0.5)).double().mean().item()
+    accuracy = ((unbroken.validation_answers[:, 0] > 0) == (VALIDATION.labels > 0.5)).double().mean().item()
     assert accuracy == unbroken.history[unbroken.best_epoch].validation_accuracy
 
 
 def test_the_epoch_is_chosen_by_the_calibrated_loss_of_the_weights_that_are_kept(unbroken: TrainingResult) -> None:
-    logits, labels = unbroken.validation_answers.double(), VALIDATION.labels.double()
+    logits, labels = logits_of(unbroken.validation_answers.double()), VALIDATION.labels
     calibrated = logits / fit_temperature(logits.numpy(), labels.numpy())
-    raw, loss = (F.binary_cross_entropy_with_logits(of, labels).item() for of in (logits, calibrated))
+    raw, loss = (F.cross_entropy(of, labels.long()).item() for of in (logits, calibrated))
     losses = [metrics.validation_loss for metrics in unbroken.history]
     assert losses[unbroken.best_epoch] == min(losses) == pytest.approx(loss, rel=1e-6)
     assert raw > 1.01 * loss
+
+
+def test_the_loss_is_the_cross_entropy_of_labels_and_of_their_probabilities() -> None:
+    labels = torch.arange(len(TRAIN)) % 3
+    rows, network = torch.arange(20), SentimentNetwork(VOCABULARY, MODEL, 3).eval()
+    logits = network(*TRAIN.batch(rows, 64))
+    soft = F.one_hot(labels, 3) * 0.7 + 0.1
+    for given, expected in ((labels.float(), labels[rows]), (soft, soft[rows])):
+        taught = replace(TRAIN, labels=given)
+        objective = _Classification(network, taught, VALIDATION, CONFIG.tokens_per_batch, CPU)
+        torch.testing.assert_close(
+            objective.loss(network, rows, 64), F.cross_entropy(logits, expected, reduction="sum")
+        )
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "mingru"])

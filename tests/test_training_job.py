@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from sentiment_model.classes import BINARY
 from sentiment_model.config import ModelConfig, TokenizeConfig, TrainConfig
 from sentiment_model.errors import ModelError
 from sentiment_model.models.bundle import ModelDescription, Predictor
@@ -90,6 +91,7 @@ def job(tokens: DatasetRef, folder: Path, **changes: object) -> TrainingJob:
     output.mkdir(parents=True, exist_ok=True)
     return TrainingJob(
         tokens=tokens,
+        classes=BINARY,
         model=MODEL,
         train=CONFIG.model_copy(update=changes),
         device="cpu",
@@ -164,9 +166,9 @@ def test_the_wide_part_is_weighed_on_the_validation_reviews(tokens: DatasetRef, 
     for name, of in {"deep": deep, "both": both}.items():
         train(of)
         predictor = Predictor.load(of.output)
-        logits = predict_logits(predictor.model, validation, 640, torch.device("cpu"), parts=(2,))
+        logits = predict_logits(predictor.model, validation, 640, torch.device("cpu"))
         assert bool(logits[:, 1].any()) == (name == "both")
-        scaled = logits.sum(dim=1) / predictor.description.temperature
+        scaled = logits.sum(dim=1).squeeze(1) / predictor.description.temperature
         losses[name] = F.binary_cross_entropy_with_logits(scaled, validation.labels).item()
     # One epoch teaches the network little, while the words that decide are plain to the wide part.
     assert losses["both"] < 0.5 * losses["deep"]

@@ -11,7 +11,7 @@ from tiny import tiny_bundle
 from flows.train import _rival
 from sentiment_model.errors import ModelError, StoreError
 from sentiment_model.models.bundle import DESCRIPTION, FORMAT, ModelDescription
-from sentiment_model.models.drift import EDGES, add
+from sentiment_model.models.drift import add, bins
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.scoring.counts import total
 from sentiment_model.scoring.table import Receipt
@@ -20,7 +20,7 @@ from sentiment_model.store.datasets import DatasetWriter, Store
 from sentiment_model.training.checkpoint import load_checkpoint, save_checkpoint
 from sentiment_model.training.job import TRAIN
 
-COUNTS = {name: (1,) * (len(edges) + 1) for name, edges in EDGES.items()}
+COUNTS = {name: (1,) * size for name, size in bins(2).items()}
 OTHER_BINS = {**COUNTS, "probability": (1,) * 49}
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import random
 from pathlib import Path
-from typing import get_args
 
 import polars as pl
 import pytest
@@ -27,6 +26,8 @@ def fit(texts: list[str], config: TokenizeConfig = CONFIG) -> Vocabulary:
         ("'quoted' _stressed_ dogs'", ["'", "quoted", "'", "_", "stressed", "_", "dogs", "'"]),
         ("<3 :-) 10/10 état 好 😀", ["<", "3", ":", "-", ")", "10", "/", "10", "état", "好", "😀"]),
         ("z\u0334a\u0335lgo", ["z\u0334a\u0335lgo"]),
+        ("می\u200cخواهم क्\u200dष", ["می\u200cخواهم", "क्\u200dष"]),
+        ("ok👍🏽 👩\u200d👧🏽❤", ["ok", "👍", "🏽", "👩", "\u200d👧", "🏽", "❤"]),
         ("", []),
     ],
 )
@@ -102,7 +103,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_the_unit_is_part_of_the_vocabulary(tmp_path: Path) -> None:
-    words, characters = (fit(["재미 있다"], TokenizeConfig(unit=unit, min_count=1)) for unit in get_args(Unit))
+    units: tuple[Unit, ...] = ("word", "character")
+    words, characters = (fit(["재미 있다"], TokenizeConfig(unit=unit, min_count=1)) for unit in units)
     characters.save(tmp_path / "v.parquet")
     loaded = Vocabulary.load(tmp_path / "v.parquet")
     assert (loaded.unit, loaded.digest) == ("character", characters.digest)

@@ -1,6 +1,7 @@
 """The honest peer: TF-IDF and logistic regression, trained on the same reviews.
 
-Its terms are words or, where the network's tokens are characters, n-grams of these.
+Its terms are words or, where the network's tokens are characters, n-grams of these. Where they are subwords, the
+scripts of the reviews choose.
 
 A recurrent network that loses to it has no reason to exist.
 """
@@ -18,7 +19,7 @@ from sentiment_model.classes import Classes
 from sentiment_model.errors import QualityError
 from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
-from sentiment_model.text.tokens import Unit, tokens_of
+from sentiment_model.text.tokens import Unit, choose_unit, tokens_of
 
 BASELINE = Stage("baseline", 2)
 MAX_TRAINING_REVIEWS = 200_000
@@ -53,6 +54,8 @@ def write_baseline(writer: DatasetWriter, reviews: pl.LazyFrame, classes: Classe
         .sort("text_hash")
         .collect(engine="streaming")
     )
+    if unit == "subword":
+        unit = choose_unit(train.lazy())
     model = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, min_df=2, **_TERMS[unit]), LogisticRegression(max_iter=1000)
     )

@@ -367,6 +367,7 @@ def _slices(headline: pl.DataFrame, separate: pl.DataFrame, config: EvaluateConf
                 champion=pl.col("champion_right").filter(unseen).mean(),
                 on_unseen=pl.col("model_right").filter(unseen).mean(),
             )
+            .drop_nulls("name")
             .sort("name")
         )
         if kind == "source":

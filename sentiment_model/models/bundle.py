@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
@@ -56,12 +56,15 @@ class ModelDescription(BaseModel):
     vocabulary_digest: str
     trained_on: dict[str, str]
     reference: dict[str, tuple[int, ...]]
+    scripts: tuple[str, ...] = ()  # of its training reviews; older models do not know them
 
     @property
     def digest(self) -> str:
         """Hash that names weights, vocabulary and configuration together."""
-        # Where vectors were that the network started from, it does not know. Older models name neither, nor classes.
-        unnamed = {"network": {"vectors"}} | ({"classes": True} if self.classes == BINARY else {})
+        # What does not change a prediction has no part in it, and older models name neither that nor their classes.
+        unnamed: dict[str, Any] = {"network": {"vectors"}, "scripts": True}
+        if self.classes == BINARY:
+            unnamed["classes"] = True
         content = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(content.encode()).hexdigest()[:20]
 
@@ -82,7 +85,7 @@ class ModelDescription(BaseModel):
             raise ModelError(f"{folder} is not a model: it has no {DESCRIPTION}") from error
         except ValidationError as error:
             raise ModelError(f"{folder / DESCRIPTION} is damaged; register the model again") from error
-        if fault := misfit(description.reference):
+        if fault := misfit(description.reference, len(description.classes)):
             raise _other_version(folder, fault)
         return description
 
@@ -137,6 +140,7 @@ def save_bundle(
         vocabulary_digest=vocabulary.digest,
         trained_on=dict(trained_on),
         reference=dict(reference),
+        scripts=tuple(vocabulary.scripts),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=2))
     return description

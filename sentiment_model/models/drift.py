@@ -1,6 +1,7 @@
 """Drift: how far what is scored differs from what the model was fitted on.
 
-Distributions are kept as histograms with fixed bins, which add up over shards and need no row to be kept.
+Distributions are kept as histograms with fixed bins, which add up over shards and need no row to be kept. Of two
+classes there is one of the probability; of more, one of the confidence, and the number of reviews with each label.
 """
 
 import operator
@@ -18,9 +19,11 @@ Histograms = Mapping[str, tuple[int, ...]]
 # Upper edges of all bins but the last, by quantity.
 EDGES: dict[str, tuple[float, ...]] = {
     "probability": tuple(float(edge) for edge in np.linspace(0, 1, 51)[1:-1]),
+    "confidence": tuple(float(edge) for edge in np.linspace(0, 1, 51)[1:-1]),
     "tokens": tuple(float(edge) for edge in np.unique(np.geomspace(1, 20_000, 60).round())),
     "unknown_share": (0.0, *(float(edge) for edge in np.geomspace(0.001, 1, 40)[:-1])),
 }
+_LABEL = "label"  # has no edges, but a bin for each class
 _GROUPS = 10
 _FLOOR = 1e-4  # share that an empty group counts as, so that the index stays finite
 
@@ -30,32 +33,57 @@ class Drift(BaseModel):
 
     Attributes:
         psi: population stability index over ten groups of about equal mass in the reference; by custom, below 0.1 is
-            no change and above 0.25 a large one (Siddiqi, "Credit Risk Scorecards", 2006).
+            no change and above 0.25 a large one (Siddiqi, "Credit Risk Scorecards", 2006). Of labels, each is a group,
+            or where there are more than ten, each of the nine that the reference has most of, and the others together.
         ks: Kolmogorov-Smirnov statistic, the largest difference of the distribution functions at the bins' edges, 0..1.
+            Labels need have no order: theirs is the largest difference of the share of any set of these groups, which
+            is the total variation distance.
     """
 
     psi: float
     ks: float
 
 
+def bins(classes: int) -> dict[str, int]:
+    """Return how many bins there are, by quantity, where so many classes are told apart."""
+    answer = ["probability"] if classes == 2 else ["confidence", _LABEL]
+    quantities = [*answer, "tokens", "unknown_share"]
+    return {name: classes if name == _LABEL else len(EDGES[name]) + 1 for name in quantities}
+
+
 def histograms(scores: pl.DataFrame) -> dict[str, tuple[int, ...]]:
-    """Count the rows of a table with `probability`, `n_tokens` and `n_unknown` in each bin of each quantity."""
+    """Count the rows of a table in each bin of each quantity.
+
+    Args:
+        scores: has of each class, as arrays, the `probabilities`; and `n_tokens` and `n_unknown`.
+    """
+    probabilities = scores["probabilities"].to_numpy()
     values = {
-        "probability": scores["probability"],
-        "tokens": scores["n_tokens"],
-        "unknown_share": scores["n_unknown"] / scores["n_tokens"],
+        "probability": probabilities[:, -1],
+        "confidence": probabilities.max(axis=1),
+        "tokens": scores["n_tokens"].to_numpy(),
+        "unknown_share": (scores["n_unknown"] / scores["n_tokens"]).to_numpy(),
     }
     counts = {}
-    for name, edges in EDGES.items():
-        bins = np.searchsorted(edges, values[name].to_numpy(), side="left")
-        counts[name] = tuple(np.bincount(bins, minlength=len(edges) + 1).tolist())
+    for name, size in bins(probabilities.shape[1]).items():
+        if name == _LABEL:
+            found = probabilities.argmax(axis=1)
+        else:
+            found = np.searchsorted(EDGES[name], values[name], side="left")
+        counts[name] = tuple(np.bincount(found, minlength=size).tolist())
     return counts
 
 
-def misfit(counts: Histograms) -> str | None:
-    """Return how the bins of histograms differ from those of this version, or None where they do not."""
-    for name in {**EDGES, **counts} if counts else ():
-        found, expected = len(counts.get(name, ())), len(EDGES[name]) + 1 if name in EDGES else 0
+def misfit(counts: Histograms, classes: int) -> str | None:
+    """Return how the bins of histograms differ from those of this version, or None where they do not.
+
+    Args:
+        counts: the histograms; empty ones differ from none.
+        classes: how many are told apart.
+    """
+    sizes = bins(classes)
+    for name in {**sizes, **counts} if counts else ():
+        found, expected = len(counts.get(name, ())), sizes.get(name, 0)
         if found != expected:
             return f"{found} bins of {name}, where this one reads {expected}"
     return None
@@ -67,21 +95,26 @@ def add(first: Histograms, second: Histograms) -> dict[str, tuple[int, ...]]:
     Raises:
         StoreError: another version of the project counted one of them, in other bins.
     """
-    if fault := misfit(first) or misfit(second):
+    classes = max(len(counts.get(_LABEL, ())) for counts in (first, second)) or 2
+    if fault := misfit(first, classes) or misfit(second, classes):
         raise StoreError(
             f"another version of the project counted the scores of these files ({fault}); score them again under a "
             "name (`rescore`), or with the version that scored them"
         )
     if not first or not second:
         return dict(first or second)
-    return {name: tuple(map(operator.add, first[name], second[name])) for name in EDGES}
+    return {name: tuple(map(operator.add, first[name], second[name])) for name in first}
 
 
 def drift(reference: Histograms, current: Histograms) -> dict[str, Drift]:
     """Compare distributions, by quantity; nothing where one of them has no rows."""
     if not any(map(sum, reference.values())) or not any(map(sum, current.values())):
         return {}
-    return {name: _compare(np.array(reference[name], float), np.array(current[name], float)) for name in EDGES}
+    compared = {}
+    for name, counts in reference.items():
+        expected, actual = (np.array(rows, float) / sum(rows) for rows in (counts, current[name]))
+        compared[name] = _compare_labels(expected, actual) if name == _LABEL else _compare(expected, actual)
+    return compared
 
 
 def unjudged(reference: Histograms, current: Histograms, config: DriftConfig) -> str | None:
@@ -91,7 +124,7 @@ def unjudged(reference: Histograms, current: Histograms, config: DriftConfig) ->
     Properties of Population Stability Index". With ten groups, 1,000 rows and the usual limits, of simulated runs
     without drift 99 % were beyond them where the reference had 20 rows, 50 % with 50, 1 % with 100, none with 200.
     """
-    known, new = (sum(counts.get("probability", ())) for counts in (reference, current))
+    known, new = (sum(counts.get("tokens", ())) for counts in (reference, current))
     if not new:
         return None
     if known < config.min_reference_rows:
@@ -101,12 +134,21 @@ def unjudged(reference: Histograms, current: Histograms, config: DriftConfig) ->
     return None
 
 
-def _compare(reference: np.ndarray, current: np.ndarray) -> Drift:
-    expected, actual = reference / reference.sum(), current / current.sum()
+def _compare(expected: np.ndarray, actual: np.ndarray) -> Drift:
     cumulative = expected.cumsum()
     group = np.minimum((cumulative - expected / 2) * _GROUPS, _GROUPS - 1).astype(int)
+    ks = float(np.abs(cumulative - actual.cumsum()).max())
+    return Drift(psi=_stability_index(expected, actual, group), ks=min(1.0, ks))
+
+
+def _compare_labels(expected: np.ndarray, actual: np.ndarray) -> Drift:
+    rank = (-expected).argsort(kind="stable").argsort()
+    group = np.minimum(rank, _GROUPS - 1)
+    distance = float(np.abs(np.bincount(group, actual - expected)).sum() / 2)
+    return Drift(psi=_stability_index(expected, actual, group), ks=min(1.0, distance))
+
+
+def _stability_index(expected: np.ndarray, actual: np.ndarray, group: np.ndarray) -> float:
     shares = [np.maximum(np.bincount(group, weights, _GROUPS), _FLOOR) for weights in (expected, actual)]
     used = np.bincount(group, minlength=_GROUPS) > 0
-    psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0]))[used].sum())
-    ks = float(np.abs(cumulative - actual.cumsum()).max())
-    return Drift(psi=psi, ks=min(1.0, ks))
+    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0]))[used].sum())

@@ -254,7 +254,7 @@ class SentimentModel(nn.Module):
         super().__init__()
         self.answer_shape = (2, count_outputs(classes))
         self.recurrent = SentimentNetwork(vocabulary_size, config, classes)
-        self.wide = NGramScore(config.ngrams, classes) if config.ngrams else None
+        self.wide = NGramScore(config.ngram_order, classes) if config.ngram_order else None
 
     def forward(self, ids: Tensor, lengths: Tensor, tables: tuple[Table, ...] | None = None) -> Tensor:
         """Return the logits of the parts, whose sum is the model's.

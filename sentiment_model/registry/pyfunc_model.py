@@ -1,4 +1,4 @@
-"""The MLflow model: raw text in; label, probability and model version out.
+"""The MLflow model: raw text in; label, probabilities and model version out.
 
 MLflow runs this file when it loads the model ("models from code"), so nothing is pickled. The model folder
 also carries this package, in `code/`, and the files of :mod:`sentiment_model.models.bundle`, in `artifacts/bundle/`.
@@ -13,9 +13,8 @@ import yaml
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from sentiment_model.models.answers import answers
 from sentiment_model.models.bundle import Predictor
-
-THRESHOLD = 0.5
 
 
 class SentimentModel(PythonModel):
@@ -33,7 +32,7 @@ class SentimentModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
-        """Return label, probability and model version of each text.
+        """Return label, probabilities and model version of each text.
 
         Args:
             context: MLflow's view of the model folder; not used.
@@ -41,20 +40,20 @@ class SentimentModel(PythonModel):
             params: not used.
 
         Returns:
-            n rows in the same order: `label` (`positive` or `negative`), `probability` of positive in 0..1,
-            and `model_version`: the registry's version, or the bundle's digest for a model loaded from
-            elsewhere. A text that is missing or has no word has None as label and probability.
+            n rows in the same order: `label`, the name of a class; of two classes the `probability` of the second, of
+            more the `confidence` and `probability_<class>` of each, in 0..1; and `model_version`: the registry's
+            version, or the bundle's digest for a model loaded from elsewhere. A text that is missing or has no word
+            has None for all but the version.
         """
         texts = [text if isinstance(text, str) else "" for text in model_input["text"]]
         scores = self._predictor.predict(pl.Series(texts, dtype=pl.String))
-        answers = [
-            ("positive" if probability >= THRESHOLD else "negative", probability) if n_tokens else (None, None)
-            for probability, n_tokens in scores.select(pl.col("probabilities").arr.last(), "n_tokens").iter_rows()
-        ]
+        has_word = scores["n_tokens"] > 0
+        known = answers(scores["probabilities"], self._predictor.classes)
+        columns = {name: values.set(~has_word, None).to_list() for name, values in known.to_dict().items()}
         # Objects where one is missing, because JSON has a word for None and none for NaN.
-        frame = pd.DataFrame(answers, columns=["label", "probability"], index=model_input.index, dtype=object)
-        if frame["label"].notna().all():
-            frame = frame.astype({"probability": "float64"})
+        frame = pd.DataFrame(columns, index=model_input.index, dtype=object)
+        if has_word.all():
+            frame = frame.astype(dict.fromkeys(known.columns[1:], "float64"))
         return frame.assign(model_version=self._version)
 
 

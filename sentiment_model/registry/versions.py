@@ -22,7 +22,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
+from sentiment_model.classes import Classes
 from sentiment_model.errors import ModelError
+from sentiment_model.models.answers import answer_columns
 from sentiment_model.models.bundle import DESCRIPTION, VOCABULARY, WEIGHTS, ModelDescription, Predictor
 from sentiment_model.registry.connection import mlflow_errors
 from sentiment_model.store.objects import first_line
@@ -45,16 +47,6 @@ _INFERENCE_PACKAGES = (
     "pydantic",
     "safetensors",
     "torch",
-)
-_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "text")]),
-    outputs=Schema(
-        [
-            ColSpec(DataType.string, "label", required=False),
-            ColSpec(DataType.double, "probability", required=False),
-            ColSpec(DataType.string, "model_version"),
-        ]
-    ),
 )
 _EXAMPLE = {"text": ["A quiet film that stays with you.", "Two hours that I want back."]}
 _REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")  # name, and alias or version
@@ -141,12 +133,15 @@ class ModelRegistry:
             ModelError: the folder holds no model.
             TrackingError: MLflow cannot be reached or refuses.
         """
-        digest = ModelDescription.read(bundle).digest
+        description = ModelDescription.read(bundle)
+        digest = description.digest
         with mlflow_errors(OSError):
             version = self._registered(name, digest)
             reused = version is not None
             if version is None:
-                version = self._log_model(bundle, name, run_id, {**tags, DIGEST_TAG: digest})
+                version = self._log_model(
+                    bundle, name, run_id, _signature(description.classes), {**tags, DIGEST_TAG: digest}
+                )
             number, champion = str(version.version), self._champion(name)
             if champion is not None:
                 self._mark_champion(name, champion)  # a person may have moved the alias
@@ -181,7 +176,9 @@ class ModelRegistry:
         found = self._client.search_model_versions(same, max_results=1)
         return found[0] if found else None
 
-    def _log_model(self, bundle: Path, name: str, run_id: str, tags: Mapping[str, str]) -> ModelVersion:
+    def _log_model(
+        self, bundle: Path, name: str, run_id: str, signature: ModelSignature, tags: Mapping[str, str]
+    ) -> ModelVersion:
         package = Path(__file__).parents[1]
         with tempfile.TemporaryDirectory(prefix="sentiment-") as temporary:
             files = Path(temporary, "bundle")  # the name under which MLflow keeps them
@@ -194,7 +191,7 @@ class ModelRegistry:
                     python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                     artifacts={"bundle": str(files)},
                     code_paths=[str(package)],
-                    signature=_SIGNATURE,
+                    signature=signature,
                     input_example=_EXAMPLE,
                     pip_requirements=inference_requirements(),
                 )
@@ -320,6 +317,20 @@ class ModelRegistry:
                     bundle, version = self.fetch_bundle(f"models:/{name}/{aliases[alias]}", destination)
                     return Rival(bundle, version, alias == CHAMPION)
         return None
+
+
+def _signature(classes: Classes) -> ModelSignature:
+    label, *probabilities = answer_columns(classes)
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "text")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, label, required=False),
+                *(ColSpec(DataType.double, name, required=False) for name in probabilities),
+                ColSpec(DataType.string, "model_version"),
+            ]
+        ),
+    )
 
 
 def inference_requirements() -> list[str]:

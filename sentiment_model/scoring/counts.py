@@ -1,17 +1,18 @@
 """What was counted in shards, and what their counts come to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from sentiment_model.classes import BINARY
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.models.drift import Histograms, add
 from sentiment_model.scoring.table import Receipt
 
-_NUMBERS = ("rows_in", "scored", "positives", "uncertain", "disagreements", "tokens", "unknown")
+_NUMBERS = ("rows_in", "scored", "uncertain", "disagreements", "tokens", "unknown")
 
 
 class Counts(BaseModel):
@@ -20,25 +21,27 @@ class Counts(BaseModel):
     Attributes:
         rows_in: rows read.
         scored: rows labelled.
-        positives: of these, positive.
-        uncertain: of these, uncertain.
-        disagreements: of these, labelled otherwise by the shadow model.
+        labels: of these, those of each class, by its name.
+        uncertain: of the labelled ones, uncertain.
+        disagreements: of the labelled ones, labelled otherwise by the shadow model.
         tokens: tokens of the labelled rows.
         unknown: of these, unknown to the model.
         reasons: quarantined rows by reason.
         examples: the first of each reason.
+        scripts: labelled rows by main script; rows without a letter are not counted, nor were any by older versions.
         histograms: distributions of the labelled rows, see :mod:`sentiment_model.models.drift`.
     """
 
     rows_in: int = 0
     scored: int = 0
-    positives: int = 0
+    labels: dict[str, int] = {}
     uncertain: int = 0
     disagreements: int = 0
     tokens: int = 0
     unknown: int = 0
     reasons: dict[str, int] = {}
     examples: dict[str, str] = {}
+    scripts: dict[str, int] = {}
     histograms: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -48,6 +51,17 @@ class Counts(BaseModel):
 
     def __add__(self, other: "Counts") -> "Counts":
         return _sum(counts.model_dump() for counts in (self, other))
+
+    def unlearned(self, scripts: Collection[str]) -> dict[str, float]:
+        """Return the shares of the rows that are in other scripts than these, most first; nothing unless most rows are.
+
+        Args:
+            scripts: those that a model has learned; none where that is not known, of which nothing can be said.
+        """
+        rows = sum(self.scripts.values())
+        most_first = sorted(self.scripts.items(), key=lambda item: -item[1])
+        shares = {script: found / rows for script, found in most_first if script not in scripts}
+        return shares if scripts and sum(shares.values()) > 0.5 else {}
 
     def check_complete(self) -> None:
         """Raise where rows were lost."""
@@ -91,12 +105,24 @@ def total(receipts: Iterable[Receipt]) -> Counts:
 def _sum(parts: Iterable[Mapping[str, Any]]) -> Counts:
     """Add up what models of counts say; of many receipts, no model is made of each."""
     numbers: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    scripts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     sums: Histograms = {}
     for counts in parts:
         numbers.update({name: counts.get(name, 0) for name in _NUMBERS})
+        labels.update(counts["labels"] if "labels" in counts else _older_labels(counts))
         reasons.update(counts.get("reasons", {}))
+        scripts.update(counts.get("scripts", {}))
         examples = {**counts.get("examples", {}), **examples}
         sums = add(sums, counts.get("histograms", {}))
-    return Counts(**numbers, reasons=reasons, examples=examples, histograms=sums)
+    return Counts(**numbers, labels=labels, reasons=reasons, examples=examples, scripts=scripts, histograms=sums)
+
+
+def _older_labels(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return the labels of a receipt from when there were two classes, of which one was counted."""
+    if "positives" not in counts:
+        return {}
+    positives = counts["positives"]
+    return dict(zip(BINARY.names, (counts["scored"] - positives, positives), strict=True))

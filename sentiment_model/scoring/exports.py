@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import ScoringRun
+from sentiment_model.models.answers import distance_from_another_label, probability_columns
 from sentiment_model.store.objects import Objects
 
 _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
@@ -16,7 +18,7 @@ _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 
 
 def export(
-    objects: Objects, name: str, paths: Sequence[str], run: ScoringRun, text: str
+    objects: Objects, name: str, paths: Sequence[str], run: ScoringRun, text: str, classes: Classes
 ) -> tuple[str | None, str | None]:
     """Write the files that a run asks for; return the paths or URLs of the CSV and of the reviews to label.
 
@@ -26,10 +28,11 @@ def export(
         paths: the Parquet files of the scores; where there are none, nothing is written.
         run: what is asked for.
         text: the column with the text.
+        classes: what the model tells apart.
     """
     return (
         write_csv(objects, f"csv/{name}.csv", paths) if run.csv and paths else None,
-        write_to_label(objects, f"to-label/{name}.csv", paths, text, run.threshold, run.to_label)
+        write_to_label(objects, f"to-label/{name}.csv", paths, text, classes, run.threshold, run.to_label)
         if run.to_label and paths
         else None,
     )
@@ -49,22 +52,27 @@ def write_csv(objects: Objects, path: str, paths: Sequence[str]) -> str:
     return _write(objects, path, _harmless(_all(paths)))
 
 
-def write_to_label(objects: Objects, path: str, paths: Sequence[str], text: str, threshold: float, rows: int) -> str:
-    """Write the reviews whose probability is closest to the threshold; return the file's path or URL.
+def write_to_label(
+    objects: Objects, path: str, paths: Sequence[str], text: str, classes: Classes, threshold: float, rows: int
+) -> str:
+    """Write the reviews whose label is least certain; return the file's path or URL.
 
-    The file has the columns `row_id`, `text`, `probability` and an empty `label`. With labels filled in it is a source
-    to train on; rows whose label is still empty are unlabelled reviews.
+    Of two classes, these are closest to the threshold; of more, their two most probable classes are closest together.
+    The file has the columns `row_id`, `text`, those of the probabilities, and an empty `label`. With labels filled in
+    it is a source to train on; rows whose label is still empty are unlabelled reviews.
 
     Args:
         objects: the table of scores.
         path: the file below it.
         paths: the Parquet files of the scores.
         text: their column with the text.
-        threshold: probability from which a review is positive.
+        classes: what the model tells apart.
+        threshold: of two classes, the probability from which a review is of the second.
         rows: how many.
     """
-    nearest = _all(paths).select("row_id", pl.col(text).cast(pl.String).alias("text"), "probability")
-    nearest = nearest.bottom_k(rows, by=(pl.col("probability") - threshold).abs())
+    columns = probability_columns(classes)
+    nearest = _all(paths).select("row_id", pl.col(text).cast(pl.String).alias("text"), *columns)
+    nearest = nearest.bottom_k(rows, by=distance_from_another_label(classes, threshold))
     return _write(objects, path, _harmless(nearest.with_columns(label=pl.lit(""))))
 
 

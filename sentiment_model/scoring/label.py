@@ -12,8 +12,10 @@ import polars as pl
 from obstore.exceptions import BaseError
 from pydantic import BaseModel, ConfigDict
 
+from sentiment_model.classes import Classes
 from sentiment_model.config import ScoringRun
-from sentiment_model.errors import FileAccessError, SourceError
+from sentiment_model.errors import ConfigurationError, FileAccessError, SourceError
+from sentiment_model.models.answers import THRESHOLD, answer_columns, answers, distance_from_another_label
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.models.drift import histograms
 from sentiment_model.scoring.counts import Counts
@@ -25,6 +27,7 @@ from sentiment_model.sources.records import read_ahead
 from sentiment_model.store.datasets import DatasetRef, open_dataset, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
+from sentiment_model.text.scripts import main_scripts
 
 VERSION = 2
 """Of this module's output; a new version scores everything again."""
@@ -58,6 +61,29 @@ class ScoringJob(BaseModel):
     metadata: dict[str, str]
 
 
+def check_models(run: ScoringRun, classes: Classes, shadow: Classes | None) -> None:
+    """Raise where models do not fit the options, or each other.
+
+    Args:
+        run: the options.
+        classes: of the model.
+        shadow: of the model that scores beside it, if there is one.
+
+    Raises:
+        ConfigurationError: there is a threshold for more than two classes, or the classes of the two models differ.
+    """
+    if len(classes) > 2 and run.threshold != THRESHOLD:
+        raise ConfigurationError(
+            f"threshold {run.threshold:g} is for two classes, and {run.model_uri} has {len(classes)}: "
+            f"{', '.join(classes.names)}; leave it at {THRESHOLD}, and the most probable one is the label"
+        )
+    if shadow and shadow.names != classes.names:
+        raise ConfigurationError(
+            f"the classes of shadow_uri {run.shadow_uri} ({', '.join(shadow.names)}) are not those of {run.model_uri} "
+            f"({', '.join(classes.names)}); name a shadow model with these, in the same order"
+        )
+
+
 def scoring_key(run: ScoringRun, model_digest: str, model_version: str, shadow_digest: str | None) -> str:
     """Return the hash of everything but the files that the scores depend on, and of the name of a re-scoring."""
     identity = {
@@ -77,9 +103,10 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
     """Label the rows of a shard and publish them, unless that has been done.
 
     Rows keep their order and all columns of the input. Added are `row_id` (unique, and the same whenever the row is
-    scored), `source_file` and `source_row`, `label` (`positive` or `negative`), `probability` (of positive),
-    `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column of one of these names is
-    kept as `input_<name>`. Rows without a usable text go to the quarantine with file, row and reason.
+    scored), `source_file` and `source_row`, what :func:`sentiment_model.models.answers.answers` says (`label` and
+    probabilities), `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column of one of
+    these names, in any case, is kept as `input_<name>`: many readers do not tell names apart by case. Rows without a
+    usable text go to the quarantine with file, row and reason.
 
     Args:
         job: what the shards of the run have in common.
@@ -161,66 +188,56 @@ def _label(
     """Return the labelled rows and the rejects of a batch, and what is to be counted."""
     key, original = read
     batch, texts = usable_text(original, job.run.files)
-    scores = _with_probability(predictor.predict(texts))
+    scores = predictor.predict(texts)
     has_word = scores["n_tokens"] > 0
     if not has_word.all():
         batch = reject(batch, scores.select(pl.when(~has_word).then(_NO_WORD).alias("fault"))["fault"], texts)
         scores, texts = scores.filter(has_word), texts.filter(has_word)
-    outputs = scores.select(
+    threshold, margin = job.run.threshold, job.run.uncertain_margin
+    outputs = scores.hstack(answers(scores["probabilities"], predictor.classes, threshold)).select(
         pl.format("{}-{}", pl.lit(key), batch.origin["row"]).alias("row_id"),
         batch.origin["file"].alias("source_file"),
         batch.origin["row"].alias("source_row"),
-        _labels(job.run.threshold),
-        "probability",
-        ((pl.col("probability") - job.run.threshold).abs() < job.run.uncertain_margin).alias("uncertain"),
+        *answer_columns(predictor.classes),
+        (distance_from_another_label(predictor.classes, threshold) < margin).alias("uncertain"),
         *(pl.lit(value).alias(name) for name, value in stamp.items()),
     )
     disagreements = 0
     if shadow:
-        second = _with_probability(shadow.predict(texts)).select(
-            _labels(job.run.threshold).name.prefix("shadow_"),
-            pl.col("probability").alias("shadow_probability"),
-            pl.lit(job.shadow_version).alias("shadow_version"),
+        second = answers(shadow.predict(texts)["probabilities"], shadow.classes, threshold).select(
+            pl.all().name.prefix("shadow_"), pl.lit(job.shadow_version).alias("shadow_version")
         )
         disagreements = int((second["shadow_label"] != outputs["label"]).sum())
         outputs = outputs.hstack(second)
     rejects = batch.rejects
+    labels = dict(outputs["label"].value_counts().iter_rows())
     first = rejects.unique("reason", keep="first", maintain_order=True)
     counts = Counts(
         rows_in=len(original.origin) + len(original.rejects),
         scored=len(outputs),
-        positives=int((outputs["label"] == "positive").sum()),
+        labels={name: labels.get(name, 0) for name in predictor.classes.names},
         uncertain=int(outputs["uncertain"].sum()),
         disagreements=disagreements,
         tokens=int(scores["n_tokens"].sum()),
         unknown=int(scores["n_unknown"].sum()),
         reasons=dict(rejects["reason"].value_counts().iter_rows()),
         examples={reason: f"{file} row {row}: {detail}" for file, row, reason, detail, _ in first.iter_rows()},
+        scripts=dict(main_scripts(texts).drop_nulls().cast(pl.String).value_counts().iter_rows()),
         histograms=histograms(scores),
     )
     return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts
 
 
-def _with_probability(scores: pl.DataFrame) -> pl.DataFrame:
-    return scores.with_columns(probability=pl.col("probabilities").arr.last())
-
-
-def _labels(threshold: float) -> pl.Expr:
-    return (
-        pl.when(pl.col("probability") >= threshold)
-        .then(pl.lit("positive"))
-        .otherwise(pl.lit("negative"))
-        .alias("label")
-    )
-
-
 def _free_names(frame: pl.DataFrame, outputs: Iterable[str]) -> pl.DataFrame:
-    """Rename the input's columns that have the name of an output: `label` becomes `input_label`."""
-    names = set(frame.columns)
+    """Rename the input's columns that have the name of an output, in any case: `Label` becomes `input_Label`."""
+    ours = {name.casefold() for name in outputs}
+    taken = ours | {name.casefold() for name in frame.columns}
     renamed = {}
-    for name in outputs:
-        if name in names:
-            renamed[name] = f"input_{name}"
-            while renamed[name] in names:
-                renamed[name] = f"input_{renamed[name]}"
+    for name in frame.columns:
+        if name.casefold() in ours:
+            free = f"input_{name}"
+            while free.casefold() in taken:
+                free = f"input_{free}"
+            taken.add(free.casefold())
+            renamed[name] = free
     return frame.rename(renamed)

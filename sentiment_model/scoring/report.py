@@ -1,10 +1,12 @@
 """How the tracking server, the UI and the log are told what a scoring run made."""
 
+from sentiment_model.classes import BINARY, Classes, class_keys
 from sentiment_model.config import ScoringRun
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.scoring.summary import ScoringSummary
 
 _FAILURES_SHOWN = 100
+_SHARES_SHOWN = 5
 
 
 def drift_message(summary: ScoringSummary) -> str:
@@ -13,6 +15,14 @@ def drift_message(summary: ScoringSummary) -> str:
         f"{name} (PSI {summary.drift[name].psi:.2f}, KS {summary.drift[name].ks:.2f})" for name in summary.drifted
     )
     return f"the reviews differ from those that the model was validated on: {figures}"
+
+
+def unlearned_message(summary: ScoringSummary) -> str:
+    """Return what says that most of the reviews are in scripts that the model has not learned."""
+    return (
+        f"{sum(summary.unlearned.values()):.1%} of the reviews are in scripts that the model has not learned "
+        f"({', '.join(summary.unlearned)}): their labels mean little; train a model on such reviews"
+    )
 
 
 def unusable_message(summary: ScoringSummary) -> str:
@@ -30,11 +40,29 @@ def removed_message(summary: ScoringSummary) -> str:
     )
 
 
+def shares_message(summary: ScoringSummary) -> str:
+    """Return what says how many of the rows are of which class: of two, of the second; of many, of the largest."""
+    shares = list(summary.shares.items())
+    if len(shares) == 2:
+        del shares[0]
+    largest = sorted(shares, key=lambda item: -item[1])[:_SHARES_SHOWN]
+    said = [f"{100 * share:.1f} % {name}" for name, share in shares if (name, share) in largest]
+    if left := len(shares) - len(largest):
+        rest = sum(share for _, share in shares) - sum(share for _, share in largest)
+        said.append(f"{100 * rest:.1f} % of {left} other classes")
+    return ", ".join(said)
+
+
 def scoring_metrics(summary: ScoringSummary) -> dict[str, float]:
     """Return the figures of a run for a tracking server, by name."""
-    names = ("rows_in", "scored", "quarantined", "positive_share", "uncertain_share", "unknown_share", "mean_tokens")
+    names = ("rows_in", "scored", "quarantined", "uncertain_share", "unknown_share", "mean_tokens")
     figures = {name: float(getattr(summary, name)) for name in (*names, "reviews_per_second")}
     figures["failed_shards"] = float(len(summary.failures))
+    if tuple(summary.shares) == BINARY.names:
+        figures["positive_share"] = summary.shares[BINARY.names[1]]
+    else:
+        keys = class_keys(Classes(names=tuple(summary.shares)))
+        figures |= {f"share_{key}": share for key, share in zip(keys, summary.shares.values(), strict=True)}
     if summary.disagreement_share is not None:
         figures["disagreement_share"] = summary.disagreement_share
     return figures | {
@@ -57,7 +85,7 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         "Rows labelled": f"{summary.scored:,}",
         "Rows in quarantine": f"{summary.quarantined:,}",
         **{f"  for {reason}": f"{count:,}" for reason, count in summary.reasons.items()},
-        "Positive": f"{summary.positive_share:.1%}",
+        **_shares(summary),
         "Uncertain": f"{summary.uncertain_share:.1%}",
         "Tokens unknown to the model": f"{summary.unknown_share:.1%}",
         "Tokens a review": f"{summary.mean_tokens:,.0f}",
@@ -74,6 +102,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         warning = f"\nThere are {summary.drift_unjudged}.\n"
     if summary.nothing:
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
+    if summary.unlearned:
+        warning += f"\n**Scripts:** {unlearned_message(summary)}\n"
     if summary.removed:
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.failures:
@@ -93,6 +123,13 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         + "\n\n".join(place for place in places if place)
         + "\n"
     )
+
+
+def _shares(summary: ScoringSummary) -> dict[str, str]:
+    """Return the rows of the table that say how many reviews are of which class."""
+    if tuple(summary.shares) == BINARY.names:
+        return {"Positive": f"{summary.shares[BINARY.names[1]]:.1%}"}
+    return {f"Labelled {name}": f"{share:.1%}" for name, share in summary.shares.items()}
 
 
 def _failed(heading: str, failures: dict[str, str]) -> str:

@@ -33,11 +33,13 @@ class ScoringSummary(BaseModel):
         scored: rows labelled.
         quarantined: rows that could not be labelled.
         reasons: those rows by reason.
-        positive_share: share of the labelled rows that are positive.
+        shares: share of the labelled rows that are of each class, by its name, in the order of the classes.
         uncertain_share: share of the labelled rows that are uncertain.
         disagreement_share: share of the labelled rows that the shadow model labels otherwise; None without one.
         unknown_share: share of the tokens that the model's vocabulary does not have.
         mean_tokens: tokens a review.
+        unlearned: shares of the labelled rows with letters that are in scripts which the model's training reviews did
+            not have, by script; empty where these are not most of the rows.
         drift: distance from the reviews that the model was validated on, by quantity; empty where it is not known.
         drifted: the quantities in which it is too large.
         drift_unjudged: why that was not judged, or None.
@@ -63,11 +65,12 @@ class ScoringSummary(BaseModel):
     scored: int
     quarantined: int
     reasons: dict[str, int]
-    positive_share: float
+    shares: dict[str, float]
     uncertain_share: float
     disagreement_share: float | None
     unknown_share: float
     mean_tokens: float
+    unlearned: dict[str, float]
     drift: dict[str, Drift]
     drifted: list[str]
     drift_unjudged: str | None
@@ -164,11 +167,12 @@ def summarise(
         scored=counts.scored,
         quarantined=counts.quarantined,
         reasons=counts.reasons,
-        positive_share=counts.positives / max(1, counts.scored),
+        shares={name: counts.labels.get(name, 0) / max(1, counts.scored) for name in model.classes.names},
         uncertain_share=counts.uncertain / max(1, counts.scored),
         disagreement_share=counts.disagreements / max(1, counts.scored) if shadow_version else None,
         unknown_share=counts.unknown / max(1, counts.tokens),
         mean_tokens=counts.tokens / max(1, counts.scored),
+        unlearned=counts.unlearned(model.scripts),
         drift=distances,
         drifted=[] if too_few else _drifted(run, distances),
         drift_unjudged=too_few,

@@ -1,5 +1,7 @@
 """Batches with a source's own columns to reviews with the one schema."""
 
+import math
+
 import polars as pl
 
 from sentiment_model.config import IngestConfig
@@ -41,21 +43,8 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
             moment(_column(batch, columns.written_at)).alias("written_at"),
         ]
     )
-    given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
-    spelled = {value: number for number, values in enumerate(config.spellings()) for value in _folded(values)}
-    by_name = given.replace_strict(spelled, default=None, return_dtype=pl.Int8)
-    is_dropped = given.is_in(_folded(config.dropped_labels))
-    number = stars.cast(pl.Float64(), strict=False)
-    judged = table.with_columns(rating=pl.when(number.is_finite()).then(number)).with_columns(
-        label=pl.when(given.is_null()).then(_class_by_rating(config)).otherwise(by_name)
-    )
-    if (
-        columns.rating
-        and config.ranges() is None
-        and judged.select((given.is_null() & rating.is_not_null()).any()).item()
-    ):
-        raise QualityError("no ratings are named for these classes; set ratings to one range for each, as 1-2,3,4-5")
-    judged = judged.with_columns(fault=_fault(config, by_name.is_null() & given.is_not_null() & ~is_dropped))
+    given, stars = pl.col("given"), pl.col("stars")
+    judged = _judge(table, config)
     rejects = reject(batch, judged["fault"], text).rejects
     usable = judged.filter(pl.col("fault").is_null())
     is_unlabelled = given.is_null() & stars.is_null()
@@ -69,39 +58,35 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
     )
 
 
-def _class_by_rating(config: IngestConfig) -> pl.Expr:
-    """Return the class of the column `rating`, null between classes."""
-    found = pl.lit(None, pl.Int8)
-    for number, (low, high) in enumerate(config.ranges() or ()):
-        found = pl.when(pl.col("rating").is_between(low, high)).then(pl.lit(number, pl.Int8)).otherwise(found)
-    return found
-
-
-def _fault(config: IngestConfig, is_unknown: pl.Expr) -> pl.Expr:
-    """Return what is wrong with the columns `given`, `stars` and `rating`, null where nothing is."""
-    given, stars, rating = pl.col("given"), pl.col("stars"), pl.col("rating")
-    by_rating = given.is_null() & stars.is_not_null()
-    found = (
-        pl.when(is_unknown)
-        .then(
-            fault(
-                "unknown_label",
-                pl.format("label {} means none of {}; name it in labels", given, pl.lit(", ".join(config.classes))),
+def _judge(table: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:
+    """Add the `rating`, the class as `label`, and the `fault` of reviews with the columns `given` and `stars`."""
+    given, stars, rating, ranges = pl.col("given"), pl.col("stars"), pl.col("rating"), config.ranges()
+    by_rating, number = given.is_null() & stars.is_not_null(), stars.cast(pl.Float64(), strict=False)
+    table = table.with_columns(rating=pl.when(number.is_finite()).then(number))
+    if ranges is None:
+        if table.select((by_rating & rating.is_not_null()).any()).item():
+            raise QualityError(
+                "no ratings are named for these classes; set ratings to one range for each, as 1-2,3,4-5"
             )
-        )
+        ranges = ()
+    rated = pl.lit(None, pl.Int8)
+    for place, (low, high) in enumerate(ranges):
+        rated = pl.when(rating.is_between(low, high)).then(pl.lit(place, pl.Int8)).otherwise(rated)
+    spelled = {value: place for place, values in enumerate(config.spellings()) for value in _folded(values)}
+    named = given.replace_strict(spelled, default=None, return_dtype=pl.Int8)
+    is_unknown = given.is_not_null() & named.is_null() & ~given.is_in(_folded(config.dropped_labels))
+    lowest, highest = (ranges[0].low, ranges[-1].high) if ranges else (-math.inf, math.inf)
+    outside = f"rating {{}} is not from {lowest:g} to {highest:g}; set ratings to the ranges of the source"
+    unknown = "label {} means none of {}; name it in labels"
+    return table.with_columns(
+        label=pl.when(given.is_null()).then(rated).otherwise(named),
+        fault=pl.when(is_unknown)
+        .then(fault("unknown_label", pl.format(unknown, given, pl.lit(", ".join(config.classes)))))
         .when(by_rating & rating.is_null())
         .then(fault("unknown_rating", pl.format("rating {} is no number", stars)))
+        .when(by_rating & ~rating.is_between(lowest, highest))
+        .then(fault("rating_out_of_range", pl.format(outside, stars))),
     )
-    if ranges := config.ranges():
-        low, high = ranges[0].low, ranges[-1].high
-        outside = fault(
-            "rating_out_of_range",
-            pl.format(
-                "rating {} is not from " + f"{low:g} to {high:g}; set ratings to the ranges of the source", stars
-            ),
-        )
-        found = found.when(by_rating & ~rating.is_between(low, high)).then(outside)
-    return found
 
 
 def _column(batch: Batch, name: str | None) -> pl.Series:

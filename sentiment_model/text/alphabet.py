@@ -56,7 +56,7 @@ def read_alphabet() -> tuple[dict[Unit, NDArray[np.uint8]], NDArray[np.uint32]]:
     kinds[RAW, ord("<")], kinds[RAW, ord("&")], folds[RAW, ord("&")] = TAG, AMPERSAND, ord("&")
     kinds[:, 0xD800:0xE000] = UNREADABLE
     words = np.where((kinds == CHARACTER) | (kinds == MARK), np.uint8(WORD), kinds)
-    return {"word": words, "character": kinds}, folds
+    return {"word": words, "character": kinds, "subword": words}, folds
 
 
 def _is_known(code: int) -> bool:

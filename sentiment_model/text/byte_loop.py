@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 
 from sentiment_model.compiled import compiled
 from sentiment_model.text.alphabet import AMPERSAND, APOSTROPHE, CHARACTER, MARK, OTHER, SPACE, TAG, UNREADABLE, WORD
-from sentiment_model.text.vocabulary import UNKNOWN_ID
+from sentiment_model.text.tokens import CONTINUES, JOINER, UNKNOWN_ID
 
 _OFFSET, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a, 64 bits
+_CONTINUES = np.frombuffer(CONTINUES.encode(), dtype=np.uint8)
 
 
 @compiled
@@ -41,19 +42,91 @@ def _look_up(spelled, size, slots, letters, ends):
     hashed = np.uint64(_OFFSET)
     for place in range(size):
         hashed = (hashed ^ np.uint64(spelled[place])) * np.uint64(_PRIME)
+    return _find(hashed, spelled, 0, size, 0, slots, letters, ends)
+
+
+@compiled
+def _find(hashed, spelled, start, end, before, slots, letters, ends):
+    """Return the id of the token of these bytes, before which so many of what continues a word stand."""
     slot = _slot(hashed, slots)
     while True:
         token = slots[slot]
         if token == 0:
             return UNKNOWN_ID
-        first = ends[token - 1]
+        first, size = ends[token - 1], before + end - start
         if ends[token] - first == size:
             place = 0
-            while place < size and spelled[place] == letters[first + place]:
+            while place < size:
+                wanted = _CONTINUES[place] if place < before else spelled[start + place - before]
+                if letters[first + place] != wanted:
+                    break
                 place += 1
             if place == size:
                 return token
         slot = (slot + 1) & (len(slots) - 1)
+
+
+@compiled
+def _cut_word(spelled, start, end, slots, letters, ends, longest, values, used):
+    """Write the ids of a word's pieces, each the longest that is known, and return how many, and how many unknown.
+
+    Characters that are unknown and stand together are one unknown piece.
+    """
+    first, unknown, was_known = start, 0, True
+    while start < end:
+        hashed, before = np.uint64(_OFFSET), 0
+        if start > first:
+            before = len(_CONTINUES)
+            for place in range(before):
+                hashed = (hashed ^ np.uint64(_CONTINUES[place])) * np.uint64(_PRIME)
+        piece, after = UNKNOWN_ID, 0
+        last = min(end, start + longest - before)
+        place = start
+        while place < last or after == 0:
+            hashed = (hashed ^ np.uint64(spelled[place])) * np.uint64(_PRIME)
+            place += 1
+            if place == end or spelled[place] & 0xC0 != 0x80:  # the end of a character
+                found = _find(hashed, spelled, start, place, before, slots, letters, ends)
+                if found != UNKNOWN_ID or after == 0:
+                    piece, after = found, place
+        if piece != UNKNOWN_ID or was_known:
+            values[used] = piece
+            used += 1
+            unknown += piece == UNKNOWN_ID
+        was_known = piece != UNKNOWN_ID
+        start = after
+    return used, unknown
+
+
+@compiled
+def cut_words(
+    data: NDArray[np.uint8],
+    bounds: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    letters: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    longest: int,
+    values: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+) -> int:
+    """Write the ids of the pieces of words one after the other, and return how many.
+
+    Args:
+        data: UTF-8, in lower case.
+        bounds: in it: where each word starts, and where the last one ends.
+        slots: see :func:`enter_tokens`.
+        letters: the same.
+        ends: the same.
+        longest: bytes of the longest token.
+        values: room for the ids.
+        lengths: gets the number of ids of each word.
+    """
+    used = 0
+    for row in range(len(bounds) - 1):
+        first = used
+        used, _ = _cut_word(data, bounds[row], bounds[row + 1], slots, letters, ends, longest, values, used)
+        lengths[row] = used - first
+    return used
 
 
 @compiled
@@ -127,6 +200,7 @@ def scan_texts(
     letters: NDArray[np.uint8],
     ends: NDArray[np.int64],
     spelled: NDArray[np.uint8],
+    longest: int,
     max_tokens: int,
     values: NDArray[np.int32],
     lengths: NDArray[np.int64],
@@ -142,7 +216,8 @@ def scan_texts(
         slots: see :func:`enter_tokens`.
         letters: the same.
         ends: the same.
-        spelled: room for a token, four bytes more than the longest that is known.
+        spelled: room for a token, four bytes more than the longest that is known; or for any word that is to be cut.
+        longest: bytes of the longest piece, where words are cut into pieces; else 0.
         max_tokens: to which a text is cut.
         values: room for the ids.
         lengths: gets the number of ids of each text; -1 for one that is not read.
@@ -171,7 +246,10 @@ def scan_texts(
                 place = start
                 break
             size = _spell(folds[code], spelled, 0)
-            if kind <= CHARACTER:
+            if code == JOINER:  # of an emoji, the next part of which follows; those of words are read with these
+                code, place = _decode(data, place)
+                size = _spell(folds[code], spelled, size)
+            elif kind <= CHARACTER:
                 last = MARK if kind == CHARACTER else WORD
                 while place < end:
                     code, after = _decode(data, place)
@@ -185,6 +263,10 @@ def scan_texts(
                     size = _spell(folds[code], spelled, size)
                     place = after
             token = _look_up(spelled, size, slots, letters, ends) if size < len(spelled) else UNKNOWN_ID
+            if token == UNKNOWN_ID and longest:
+                used, more = _cut_word(spelled, 0, size, slots, letters, ends, longest, values, used)
+                unknown += more
+                continue
             unknown += token == UNKNOWN_ID
             values[used] = token
             used += 1

@@ -14,7 +14,7 @@ from sentiment_model.text.normalise import normalise
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, REVIEW_SCHEMA
 from sentiment_model.text.sides import LABELLED, SPLITS, Sides, sides
 
-CLEAN = Stage("clean", 4)
+CLEAN = Stage("clean", 5)
 
 CLEAN_SCHEMA = pl.Schema({**REVIEW_SCHEMA, "split": pl.String(), "text_hash": pl.Binary()})
 
@@ -225,10 +225,10 @@ def _check(counts: dict[str, Any]) -> None:
         sizes = counts["splits"][split]
         if all(sizes.values()):
             continue
-        missing = [name for name, size in sizes.items() if not size]
-        kind = f"{' or '.join(missing)} " if len(missing) < len(sizes) else ""
+        found, missing = ([name for name in sizes if bool(sizes[name]) is there] for there in (True, False))
+        kind = f"only {found[0]}" if len(found) == 1 else f"no {' or '.join(missing)}" if found else "no"
         raise QualityError(
-            f"{split} has no {kind}reviews: of {counts['rows_in']:,} rows, "
+            f"{split} has {kind} reviews: of {counts['rows_in']:,} rows, "
             f"{sum(sum(counts['splits'][name].values()) for name in LABELLED):,} distinct labelled reviews are left "
             f"({counts['splits']['unlabelled']:,} are unlabelled, {counts['contradictions']:,} contradictory, "
             f"{counts['quarantined']:,} without text); add reviews of every class, or change the shares, salt and "

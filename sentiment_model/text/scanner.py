@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from sentiment_model.compiled import in_threads
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.text.alphabet import FOLDS, KINDS, NORMALISED, RAW
-from sentiment_model.text.byte_loop import enter_tokens, scan_texts
+from sentiment_model.text.byte_loop import scan_texts
 from sentiment_model.text.normalise import normalise
+from sentiment_model.text.token_table import bytes_of
 from sentiment_model.text.tokenize import encode
 from sentiment_model.text.vocabulary import Vocabulary
 
@@ -53,13 +54,6 @@ class Scanner:
 
     def __init__(self, vocabulary: Vocabulary, max_tokens: int) -> None:
         self._vocabulary, self._max_tokens = vocabulary, max_tokens
-        tokens = [token.encode() for token in vocabulary.table["token"]]
-        tokens[:2] = [b"", b""]  # the names of padding and the unknown are no tokens of a text
-        self._letters = np.frombuffer(b"".join(tokens), dtype=np.uint8)
-        self._ends = np.cumsum([len(token) for token in tokens])
-        self._longest = max(map(len, tokens))
-        self._slots = np.zeros(1 << (2 * len(tokens)).bit_length(), dtype=np.int32)
-        enter_tokens(self._slots, self._letters, self._ends)
 
     def read(self, texts: pl.Series) -> Read:
         """Return the token ids of raw texts, those that :func:`normalise` and :func:`encode` find.
@@ -80,23 +74,27 @@ class Scanner:
 
     def _scan(self, texts: pl.Series, rows: NDArray[np.int64], mode: int) -> tuple[list[_Piece], NDArray[np.int64]]:
         """Return the texts that are read, and the rows of those that are not."""
-        _, offsets, letters = texts.to_arrow().buffers()
-        ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
-        data = np.frombuffer(letters, dtype=np.uint8) if letters else np.empty(0, np.uint8)
+        data, ends = bytes_of(texts)
+        slots, letters, of_tokens, longest = self._vocabulary.lookup
+        cuts = self._vocabulary.unit == "subword"
 
         def scan(start: int, end: int) -> tuple[_Piece, NDArray[np.int64]]:
             values = np.empty(ends[end] - ends[start], dtype=np.int32)
             lengths = np.empty(end - start, dtype=np.int64)
             counts = np.empty((2, end - start), dtype=np.int32)
+            room = longest
+            if cuts:  # the whole word has to be there; few letters are longer in lower case, and by half at most
+                room = 2 * int(np.diff(ends[start : end + 1]).max(initial=0))
             used = scan_texts(
                 data,
                 ends[start : end + 1],
                 KINDS[self._vocabulary.unit][mode],
                 FOLDS[mode],
-                self._slots,
-                self._letters,
-                self._ends,
-                np.empty(self._longest + 4, dtype=np.uint8),
+                slots,
+                letters,
+                of_tokens,
+                np.empty(room + 4, dtype=np.uint8),
+                longest if cuts else 0,
                 self._max_tokens,
                 values,
                 lengths,

@@ -19,8 +19,8 @@ from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, store_error
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.sides import SPLITS
-from sentiment_model.text.tokens import tokens_of
-from sentiment_model.text.vocabulary import UNKNOWN_ID, Vocabulary
+from sentiment_model.text.tokens import UNKNOWN_ID, tokens_of
+from sentiment_model.text.vocabulary import Vocabulary
 
 TOKENIZE = Stage("tokenize", 2)
 _VOCABULARY = "vocabulary.parquet"
@@ -164,9 +164,7 @@ def encode(frame: Frame, vocabulary: Vocabulary, max_tokens: int, text_column: s
     """
     ids, tail = pl.col("ids"), max_tokens // 2
     return (
-        frame.with_columns(
-            ids=tokens_of(pl.col(text_column), vocabulary.unit).list.eval(vocabulary.ids_of(pl.element()))
-        )
+        frame.with_columns(ids=vocabulary.ids_of(tokens_of(pl.col(text_column), vocabulary.unit)))
         .with_columns(
             n_tokens=ids.list.len().cast(pl.Int32),
             n_unknown=ids.list.count_matches(UNKNOWN_ID).cast(pl.Int32),

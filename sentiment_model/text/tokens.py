@@ -1,10 +1,18 @@
-"""What a token is: a word, or a character where words have no spaces between them or endings glued to them."""
+"""What a token is.
+
+It is a word, a character where words have no spaces between them or endings glued to them, or a piece of a word.
+"""
 
 from typing import Literal
 
 import polars as pl
 
-Unit = Literal["word", "character"]
+Unit = Literal["word", "character", "subword"]
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+PAD_ID, UNKNOWN_ID = 0, 1
+CONTINUES = "##"
+"""Before a piece that does not start a word."""
 
 # Scripts in which lines break between any two letters, or where a dictionary says (Unicode's UAX 14, classes ID, H2, H3
 # and SA), and Tibetan. Korean has spaces, but so much is glued to a noun or a verb that most words are rare.
@@ -29,14 +37,19 @@ _SHARED = "\u3006\u3031-\u3035\u303c\u30fc"  # letters of Japanese that Unicode 
 # Their letters; their digits make numbers and their signs stand alone like all others.
 UNSPACED = "[[" + "".join(rf"\p{{{script}}}" for script in _SCRIPTS) + _SHARED + r"]&&[\p{L}\p{Nl}]]"
 MARK = r"\p{M}"
-_LETTER = r"[^\W_]"  # or digit, or mark
+JOINER = 0x200D
+_LETTER = r"[^\W_]"  # or digit, or mark, or joiner
 _OTHER_LETTER = f"[{_LETTER}--{UNSPACED}]"
 
 # Words, with apostrophes inside them, and any other character on its own. Rules that split off `n't`, keep emoticons or
-# join repeated marks made no measurable difference.
+# join repeated marks made no measurable difference. An emoji of several is as many tokens, the later ones with the
+# joiner before them: whole, most of them would be unknown. A token starts with a joiner nowhere else.
+_JOINED = rf"\x{{{JOINER:x}}}\S"
+_WORD = rf"{_JOINED}|{_LETTER}+(?:'{_LETTER}+)*|\S"
 _TOKEN: dict[Unit, str] = {
-    "word": rf"{_LETTER}+(?:'{_LETTER}+)*|\S",
-    "character": rf"{UNSPACED}{MARK}*|{_OTHER_LETTER}+(?:'{_OTHER_LETTER}+)*|\S",
+    "word": _WORD,
+    "subword": _WORD,
+    "character": rf"{_JOINED}|{UNSPACED}{MARK}*|{_OTHER_LETTER}+(?:'{_OTHER_LETTER}+)*|\S",
 }
 
 # In reviews of other scripts characters leave the tokens as they are, so it takes no majority; but a few names of
@@ -48,7 +61,7 @@ def tokens_of(text: pl.Expr, unit: Unit) -> pl.Expr:
     """Return the tokens of normalised text, in lower case, as a list column.
 
     With the unit `character`, each letter of the scripts above is a token, with the marks on it; all else is as with
-    `word`.
+    `word`. With `subword` they are words, which the vocabulary cuts into its pieces.
     """
     return text.str.to_lowercase().str.extract_all(_TOKEN[unit])
 

@@ -4,18 +4,23 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from sentiment_model.config import TokenizeConfig
 from sentiment_model.errors import ModelError, QualityError
-from sentiment_model.text.tokens import Unit, choose_unit, tokens_of
+from sentiment_model.text.scripts import main_scripts
+from sentiment_model.text.subwords import learn_pieces
+from sentiment_model.text.tokens import PAD, UNKNOWN, UNKNOWN_ID, Unit, choose_unit, tokens_of
 
-PAD, UNKNOWN = "<pad>", "<unk>"
-PAD_ID, UNKNOWN_ID = 0, 1
+if TYPE_CHECKING:
+    from sentiment_model.text.token_table import TokenTable
 
 _SCHEMA = pl.Schema({"token": pl.String(), "id": pl.Int32(), "count": pl.Int64()})
+_MIN_SCRIPT_SHARE = 0.01  # a few names say nothing of what reviews in their script mean
 _UNIT = "sentiment.unit"  # in the file's metadata; a file without it is of words
 
 
@@ -35,17 +40,26 @@ class Vocabulary:
     def fit(cls, reviews: pl.LazyFrame, config: TokenizeConfig) -> "Vocabulary":
         """Take the most frequent tokens of the normalised column `text`; ties go in the order of code points.
 
+        With the unit `subword`, these are the pieces that :func:`learn_pieces` finds in its words.
+
         Raises:
             QualityError: no token occurs often enough.
+            ConfigurationError: the unit is `subword`, and tokenizers is not installed.
         """
         unit = choose_unit(reviews) if config.unit == "auto" else config.unit
-        counts = (
+        found = (
             reviews.select(token=tokens_of(pl.col("text"), unit).explode())
             .drop_nulls()  # a text without tokens
             .group_by("token")
             .agg(count=pl.len().cast(pl.Int64))
-            .filter(pl.col("count") >= config.min_count)
-            .sort(["count", "token"], descending=[True, False])
+        )
+        if unit == "subword":
+            words = found.collect(engine="streaming")
+            found = _count(learn_pieces(words, config.max_vocabulary - 2, config.min_count), words)
+        else:
+            found = found.filter(pl.col("count") >= config.min_count)
+        counts = (
+            found.sort(["count", "token"], descending=[True, False])
             .head(config.max_vocabulary - 2)
             .collect(engine="streaming")
         )
@@ -86,15 +100,49 @@ class Vocabulary:
         units = [] if self.unit == "word" else [self.unit]
         return hashlib.sha256("\n".join([*units, *self.table["token"]]).encode()).hexdigest()
 
+    @property
+    def scripts(self) -> list[str]:
+        """The scripts in which at least a hundredth of the training reviews' words were, the most frequent first."""
+        tokens = self.table.slice(2).select("count", script=main_scripts(self.table["token"].slice(2)).cast(pl.String))
+        counts = tokens.drop_nulls().group_by("script").sum().sort("count", "script", descending=[True, False])
+        return counts.filter(pl.col("count") >= _MIN_SCRIPT_SHARE * pl.col("count").sum())["script"].to_list()
+
     def ids_of(self, tokens: pl.Expr) -> pl.Expr:
-        """Return the ids (Int32) of tokens."""
+        """Return the ids (lists of Int32) of what :func:`tokens_of` finds."""
+        if self.unit == "subword":
+            return tokens.map_batches(self._cut, return_dtype=pl.List(pl.Int32), is_elementwise=True)
         # The category of an enum is an id, and the cast finds it twice as fast as a replacement does.
-        known = tokens.cast(self._categories, strict=False)
-        return known.to_physical().cast(pl.Int32).fill_null(UNKNOWN_ID)
+        known = pl.element().cast(self._categories, strict=False)
+        return tokens.list.eval(known.to_physical().cast(pl.Int32).fill_null(UNKNOWN_ID))
 
     @cached_property
     def _categories(self) -> pl.Enum:
         return pl.Enum(self.table["token"])
+
+    @cached_property
+    def lookup(self) -> "TokenTable":
+        """The tokens as compiled loops look them up."""
+        from sentiment_model.text.token_table import TokenTable  # what it compiles loads in half a second
+
+        return TokenTable.of(self.table["token"].slice(2))
+
+    def _cut(self, lists: pl.Series) -> pl.Series:
+        """Return the ids of the pieces of words."""
+        ids, pieces = self.lookup.cut(lists.explode().drop_nulls())
+        # Of each list: where its words end, and there, where their pieces do.
+        ends = np.concatenate([[0], pieces.cumsum()])[lists.list.len().cast(pl.Int64).cum_sum().to_numpy()]
+        offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
+        return pl.Series(pa.LargeListArray.from_arrays(offsets, pa.array(ids)))
+
+
+def _count(pieces: list[str], words: pl.DataFrame) -> pl.LazyFrame:
+    """Return the pieces that the words are cut into, and how often; of others nothing could be learned."""
+    from sentiment_model.text.token_table import TokenTable
+
+    ids, lengths = TokenTable.of(pieces).cut(words["token"])
+    occurrences = np.bincount(ids, weights=np.repeat(words["count"].to_numpy(), lengths), minlength=len(pieces) + 2)
+    counted = {"token": pl.Series(pieces, dtype=pl.String), "count": occurrences[2:].astype(np.int64)}
+    return pl.LazyFrame(counted).filter(pl.col("count") > 0)
 
 
 def _fault(table: pl.DataFrame) -> str | None:

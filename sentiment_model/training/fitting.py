@@ -171,7 +171,8 @@ def fit_model(
         result = fit_network("training", reviews, model_config, start)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
-    wide = fit_ngrams(reviews, validation, model_config.ngrams, classes) if model_config.ngrams else None
+    order = model_config.ngram_order
+    wide = fit_ngrams(reviews, validation, order, classes) if order else None
     prior = reviews.labels.long().bincount(minlength=classes).double() / len(reviews)
     return _weigh(model_config, result, wide, validation, -config.prior_shift * prior.log())
 

@@ -50,7 +50,7 @@ class TrainingJob(BaseModel):
 
 
 def training_identity(
-    tokens: DatasetRef, vectors: DatasetRef | None, classes: Classes, model: ModelConfig, config: TrainConfig
+    tokens: DatasetRef, vectors: DatasetRef | None, model: ModelConfig, config: TrainConfig
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the inputs and the parameters that a trained model is named by.
 
@@ -60,11 +60,7 @@ def training_identity(
     """
     train = config.model_dump(exclude={"checkpoint_seconds"})
     inputs = {"tokenize": tokens.fingerprint} | ({"vectors": vectors.fingerprint} if vectors else {})
-    return inputs, {
-        "classes": classes.model_dump(mode="json"),
-        "model": model.model_dump(exclude={"vectors"}),
-        "train": train,
-    }
+    return inputs, {"model": model.model_dump(exclude={"vectors"}), "train": train}
 
 
 def resolve_processes(config: TrainConfig, device: DeviceName) -> TrainConfig:
@@ -142,7 +138,7 @@ def _train_here(job: TrainingJob, observer: PhaseObserver | None) -> None:
 
 def _reference(tokens: Dataset, fitted: FittedModel) -> Histograms:
     lengths = tokens.scan("validation").select("n_tokens", "n_unknown").collect()
-    scores = lengths.with_columns(probability=pl.Series(fitted.probabilities[:, -1].numpy()))
+    scores = lengths.with_columns(probabilities=pl.Series(fitted.probabilities.numpy()))
     return histograms(scores.filter(pl.col("n_tokens") > 0))
 
 

@@ -1,0 +1,73 @@
+"""Five stars as five classes, from training to scores, by the example of the documents."""
+
+import json
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows._cli import run_cli
+from flows.score import score
+from flows.train import train
+from sentiment_model.classes import Classes
+from sentiment_model.config import ReviewFiles, ScoringRun, TrainingRun
+from sentiment_model.models.bundle import ModelDescription
+from sentiment_model.store.datasets import open_dataset
+
+ROOT = Path(__file__).parent.parent
+VERDICTS = {1: "awful", 2: "disappointing", 3: "average", 4: "good", 5: "wonderful"}
+
+
+def write_stars(path: Path) -> None:
+    """Write reviews of products whose number of stars one word tells."""
+    openings = [
+        "The handle is",
+        "I think it is",
+        "To me the box was",
+        "All in all",
+        "For the price it is",
+        "We found it",
+    ]
+    ends = ["", ", and so is the lid", ", as I said before", ", for now", ", says my mother", " after a week"]
+    rows = [
+        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number % 40}"}
+        for number, (opening, stars, end) in enumerate(product(openings, VERDICTS, ends))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_example_of_the_documents(settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings_in)
+    write_stars(settings_in / "stars.jsonl")
+    document = (ROOT / "docs" / "training.md").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"python -m flows\.train (.*stars\.jsonl.*)", document)
+    small = [
+        "--train.processes",
+        "1",
+        "--train.tokens-per-batch",
+        "500",
+        "--train.epochs",
+        "12",
+        "--gate.min-rows",
+        "10",
+    ]
+    small += ["--gate.min-groups", "2", "--gate.baseline-margin", "-1", "--gate.majority-confidence", "0"]
+    runs: list[TrainingRun] = []
+    assert run_cli(TrainingRun, runs.append, [*shlex.split(command), *small]) == 0
+    trained = train(runs[0])
+    assert open_dataset(trained.reviews).counts["labels"] == {**dict.fromkeys("12345", 36), "unlabelled": 0}
+    with open_dataset(trained.model).local_folder() as folder:
+        assert ModelDescription.read(folder).classes == Classes(names=("1", "2", "3", "4", "5"), ordered=True)
+    assert trained.registration.promoted
+
+    new = pl.DataFrame({"body": [f"My aunt calls it {word}!" for word in VERDICTS.values()]})
+    new.write_csv(settings_in / "new.csv")
+    files = ReviewFiles.model_validate({"path": str(settings_in / "new.csv"), "columns": {"text": "body"}})
+    score(ScoringRun(files=files, model_uri="models:/stars@champion", output=str(settings_in / "scores")))
+    scores = pl.read_parquet(settings_in / "scores" / "scores" / "**" / "*.parquet")
+    assert scores["label"].to_list() == list("12345")
+    chances = scores.select(pl.concat_list(f"probability_{stars}" for stars in VERDICTS).list.sum())
+    assert chances.to_series().to_list() == pytest.approx([1.0] * 5)
