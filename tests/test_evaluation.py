@@ -485,7 +485,8 @@ def records(run: TrainingRun) -> list[StageRecord]:
     for source in ("ingest", "test"):
         (parameters[source] or {}).pop("path", None)
     made = {"ingest": parameters["ingest"], "clean": parameters["clean"], "tokenize": parameters["tokenize"]}
-    made |= {"train": {"model": parameters["model"], "train": parameters["train"]}}
+    classes = run.ingest.told_apart().model_dump(mode="json")
+    made |= {"train": {"classes": classes, "model": parameters["model"], "train": parameters["train"]}}
     made |= {"test": parameters["test"]} if run.test else {}
     return [StageRecord(name=name, fingerprint="", parameters=of, counts={}) for name, of in made.items()]
 
@@ -493,6 +494,7 @@ def records(run: TrainingRun) -> list[StageRecord]:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"ingest": {"source": "files", "path": "PATH", "classes": ["1", "2", "3"], "dropped_labels": ["a 'b'"]}},
         {"test": {}, "train": {"learning_rate": 0.0123, "seed": 7}},
         {
             "ingest": {

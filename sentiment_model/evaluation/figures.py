@@ -78,7 +78,6 @@ def draw_svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
         # Text is laid out in a font that lacks many scripts; the reader's browser has others.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()

@@ -54,6 +54,7 @@ def training_command(records: Iterable[StageRecord]) -> str | None:
     if not made.keys() >= {"ingest", "clean", "tokenize", "train"} or not all(made.values()):
         return None
     training = made.pop("train")
+    training = {name: training[name] for name in ("model", "train")}  # besides, it names the classes, as ingest does
     if vectors := made.pop("vectors", None):
         training = training | {"model": training["model"] | {"vectors": vectors["name"]}}
     sections = made | training
