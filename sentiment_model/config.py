@@ -158,8 +158,8 @@ class IngestConfig(ReviewFiles):
         for name, values in (("labels", self.labels), ("ratings", self.ratings)):
             if values is not None and len(values) != len(self.classes):
                 raise ValueError(f"{name} has {len(values)} parts for {len(self.classes)} classes; name one for each")
-        if "" in (name.strip() for name in self.classes):
-            raise ValueError("a class has no name")
+        if not all(name.strip() and name.isprintable() for name in self.classes):
+            raise ValueError("a class has no name, or one with a line break or the like in it")
         meanings = [value for values in self.spellings() for value in values]
         meanings += [*self.dropped_labels, *self.missing_labels]
         folded = [value.strip().lower() for value in meanings]

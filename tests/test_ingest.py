@@ -149,6 +149,8 @@ def test_ratings_of_classes_that_nobody_gave_ratings_are_an_error(tmp_path):
         ({"dropped_labels": ("pos",)}, "mean more than one thing"),
         ({"classes": ("a", "A")}, "mean more than one thing"),
         ({"classes": ("2", "1")}, "must ascend"),
+        ({"classes": ("a", " ")}, "has no name"),
+        ({"classes": ("a", "b\nc")}, "line break"),
         ({"source": "imdb", "path": None, "classes": ("a", "b", "c")}, "source `imdb` has two classes"),
     ],
 )

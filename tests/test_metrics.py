@@ -14,7 +14,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
-from sentiment_model.classes import BINARY, Classes
+from sentiment_model.classes import BINARY, Classes, class_keys
 from sentiment_model.evaluation import metrics
 from sentiment_model.evaluation.metrics import (
     Bootstrap,
@@ -23,7 +23,6 @@ from sentiment_model.evaluation.metrics import (
     Labels,
     WeightedMetrics,
     calibration_error,
-    class_keys,
     mean_interval,
     metrics_of,
     most_likely,

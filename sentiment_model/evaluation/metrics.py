@@ -4,7 +4,6 @@ Every metric is computed from row weights, many weightings at once. A bootstrap 
 each row was drawn, so the intervals of all metrics come from the same resamples and a few matrix products.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -16,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator
 from scipy.sparse import csr_array
 from statsmodels.stats.proportion import proportion_confint
 
-from sentiment_model.classes import BINARY, Classes
+from sentiment_model.classes import BINARY, Classes, class_keys
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +24,6 @@ Labels = NDArray[np.intp]
 Groups = NDArray[np.intp]
 
 _CHUNK_CELLS = 1_000_000  # resamples are weighed in chunks, each temporary array of which takes 8 bytes a cell
-_KEY_CHARACTERS = 60
 
 Figure = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else value)]
 """A number that is NaN where the data does not define it; JSON has no NaN, so there it is null."""
@@ -45,17 +43,6 @@ class Metric(NamedTuple):
     is_share: bool = False
     lower_is_better: bool = False
     is_detail: bool = False
-
-
-def class_keys(classes: Classes) -> tuple[str, ...]:
-    """Return what names each class in the key of a metric: its name, with `_` for what is no letter, digit or `_`.
-
-    Where two classes would have the same, or one of them none, each also has its number.
-    """
-    keys = tuple(re.sub(r"\W+", "_", name).strip("_")[:_KEY_CHARACTERS] for name in classes.names)
-    if "" in keys or len(set(keys)) < len(keys):
-        return tuple(f"{key}_{number}".lstrip("_") for number, key in enumerate(keys))
-    return keys
 
 
 def metrics_of(classes: Classes) -> dict[str, Metric]:

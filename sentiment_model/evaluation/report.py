@@ -10,11 +10,11 @@ from typing import Any
 
 import jinja2
 
-from sentiment_model.classes import BINARY, Classes
+from sentiment_model.classes import BINARY, Classes, class_keys
 from sentiment_model.evaluation.evaluate import Evaluation, Scores
 from sentiment_model.evaluation.figures import MANY_CLASSES
 from sentiment_model.evaluation.gate import GateDecision
-from sentiment_model.evaluation.metrics import Difference, Interval, Metric, class_keys, metrics_of
+from sentiment_model.evaluation.metrics import Difference, Interval, Metric, metrics_of
 from sentiment_model.markdown import markdown_cell
 from sentiment_model.nested import flatten
 from sentiment_model.store.lineage import training_command

@@ -10,7 +10,7 @@ import polars as pl
 Unit = Literal["word", "character", "subword"]
 
 PAD, UNKNOWN = "<pad>", "<unk>"
-PAD_ID, UNKNOWN_ID = 0, 1
+UNKNOWN_ID = 1
 CONTINUES = "##"
 """Before a piece that does not start a word."""
 
