@@ -190,10 +190,12 @@ class _Process:
         # A fresh process: a forked one would inherit torch's and polars' threads, as locks that nobody opens.
         context = multiprocessing.get_context("spawn")
         end, self._lifeline = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._make_worker, end))
+        self._pool = ProcessPoolExecutor(1, context, initializer=_start_process, initargs=(end,))
         try:
-            with _without_main_module():
-                self._id: Future[int] = self._pool.submit(os.getpid)
+            with _without_main_module(), _without_interrupts():
+                # The models come this way since a process that dies while it is given its first arguments, where these
+                # are more than a pipe holds, is waited for until the end of time.
+                self._ready: Future[int] = self._pool.submit(_start_worker, self._make_worker)
         except BaseException:
             self.close()
             raise
@@ -202,7 +204,7 @@ class _Process:
         try:
             self.start()
             assert self._pool is not None  # noqa: S101 - it has been started
-            process = self._id.result()
+            process = self._ready.result()
             return self._pool.submit(_score, shard).result(seconds)
         except BrokenProcessPool as error:
             self.close()
@@ -252,14 +254,32 @@ def _without_main_module() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block not hear of Ctrl-C, which is this one's to answer.
+
+    A terminal tells all of them, and those that are starting, or wait for work, would each print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker: ModelWorker | None = None
 
 
-def _start_worker(start: Callable[[], ModelWorker], lifeline: Connection) -> None:
-    global _worker
+def _start_process(lifeline: Connection) -> None:
     threading.Thread(target=_end_with_pool, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)  # one worker a core
+
+
+def _start_worker(start: Callable[[], ModelWorker]) -> int:
+    """Make this process's worker; return the process's id."""
+    global _worker
     _worker = start()
+    return os.getpid()
 
 
 def _end_with_pool(lifeline: Connection) -> None:
@@ -269,7 +289,7 @@ def _end_with_pool(lifeline: Connection) -> None:
 
 
 def _score(shard: JobShard) -> Receipt:
-    assert _worker is not None  # noqa: S101 - the pool's initializer has run
+    assert _worker is not None  # noqa: S101 - it is the first thing that is made
     return _worker.score(shard)
 
 
