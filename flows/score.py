@@ -7,7 +7,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 
 from flows._cli import run_flow
@@ -46,11 +46,11 @@ from sentiment_model.scoring.report import (
 from sentiment_model.scoring.summary import Figures, ScoringSummary, count, summarise
 from sentiment_model.scoring.table import ScoreTable
 from sentiment_model.scoring.work import Work
-from sentiment_model.settings import DeviceName, Settings
+from sentiment_model.settings import Settings
 from sentiment_model.sources.columns import mapping_of
 from sentiment_model.sources.hashes import CONTENT_HASHES, KnownHashes
 from sentiment_model.store.datasets import store_error
-from tasks.score import FetchedModel, fetch_model, plan, score_shards
+from tasks.score import Engine, FetchedModel, fetch_model, plan, score_shards
 
 DRIFT_EVENT = "sentiment.drift"
 
@@ -88,32 +88,33 @@ def score(run: ScoringRun) -> ScoringSummary:
     check_models(run, model.description.classes, shadow.description.classes if shadow else None)
     key = scoring_key(run, model.description.digest, model.version, shadow.description.digest if shadow else None)
     table = ScoreTable(run.output or f"{settings.store_url}/scores", key)
-    with _store_errors(table.url):
-        work = Work(inbox, table, lambda ledger: plan(ledger, inbox.files, run, settings.store_url))
-    dataset = _hash(inbox.files)
-    run_id = f"{key}-{dataset}"
-    log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if work.new else None
-    job = _job(run, work, dataset, model, shadow, log)
-    with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
-        seconds = _score(job, work, settings.device, model, shadow)
-        work.finish(run_id)
-        figures = count(work)
-        exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
-        text, classes = mapping_of(run.files).columns.text, model.description.classes
-        csv, to_label = export(table.objects, run_id, exported, run, text, classes)
-        summary = summarise(
-            run,
-            work,
-            figures,
-            model.description,
-            model_version=model.version,
-            shadow_version=job.shadow_version,
-            seconds=seconds,
-            csv=csv,
-            to_label=to_label,
-        )
-        _report(run, summary, log, tracker)
-        _check(run, work, figures, summary)
+    with closing(Engine(run, settings.device, model, shadow)) as engine:
+        with _store_errors(table.url):
+            work = Work(inbox, table, lambda ledger: plan(ledger, inbox.files, run, settings.store_url, engine))
+        dataset = _hash(inbox.files)
+        run_id = f"{key}-{dataset}"
+        log = start_mlflow_run(tracker, "sentiment-scoring", run_id, run) if work.new else None
+        job = _job(run, work, dataset, model, shadow, log)
+        with tracker.active(log.run_id) if log else nullcontext(), _raising(work), _store_errors(table.url):
+            seconds = _score(job, work, engine)
+            work.finish(run_id)
+            figures = count(work)
+            exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
+            text, classes = mapping_of(run.files).columns.text, model.description.classes
+            csv, to_label = export(table.objects, run_id, exported, run, text, classes)
+            summary = summarise(
+                run,
+                work,
+                figures,
+                model.description,
+                model_version=model.version,
+                shadow_version=job.shadow_version,
+                seconds=seconds,
+                csv=csv,
+                to_label=to_label,
+            )
+            _report(run, summary, log, tracker)
+            _check(run, work, figures, summary)
     return summary
 
 
@@ -146,14 +147,15 @@ def _job(
     )
 
 
-def _score(job: ScoringJob, work: Work, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None) -> float:
+def _score(job: ScoringJob, work: Work, engine: Engine) -> float:
     """Score what is pending, and what that leaves to plan anew; return the seconds that took."""
     if not work.new:
         return 0.0
     started = time.perf_counter()
     while shards := work.pending():
-        done, failed = score_shards(job.model_copy(update={"splits": work.splits}), device, model, shadow, shards)
+        done, failed = score_shards(job.model_copy(update={"splits": work.splits}), engine, shards)
         work.settle(shards, done, failed)
+    engine.close()  # what follows may need the memory
     return time.perf_counter() - started
 
 

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +21,9 @@ from sentiment_model.registry.tracking import Tracker
 from sentiment_model.scoring import planning
 from sentiment_model.scoring.engines import (
     Bundle,
+    JobShard,
     LocalEngine,
+    ModelWorker,
     ShardWorker,
     default_workers,
     read_bundle,
@@ -34,7 +35,7 @@ from sentiment_model.scoring.shards import Shard
 from sentiment_model.scoring.table import Receipt
 from sentiment_model.settings import DeviceName
 from sentiment_model.sources.files import SourceFile
-from sentiment_model.sources.split import SPLIT, split_recipes
+from sentiment_model.sources.split import SPLIT, split_recipes, split_rows
 from sentiment_model.store.datasets import DatasetRef
 from tasks._stage import RETRIES, retry_can_help, run_stage
 
@@ -77,8 +78,50 @@ def fetch_model(tracker: Tracker, model_uri: str) -> FetchedModel:
         return FetchedModel(read_bundle(folder), Predictor.load(folder).description, version)
 
 
+class Engine:
+    """What scores the shards of a run: an engine's workers, and the models that they load.
+
+    Processes of this machine are those of the run: they start at most once, for the first shards or, where the plan of
+    these takes long, meanwhile.
+    """
+
+    def __init__(self, run: ScoringRun, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None) -> None:
+        """Prepare the engine; nothing starts yet.
+
+        Args:
+            run: names the engine.
+            device: where to compute.
+            model: the model.
+            shadow: the model that scores beside it.
+        """
+        self.run = run
+        self.device = device
+        self.models = model.bundle, shadow.bundle if shadow else None
+        self.workers = run.workers or default_workers(device)
+        self._local: LocalEngine | None = None
+
+    def warm_up(self, shards: int) -> None:
+        """Start processes for so many shards that are to come."""
+        if self.run.engine == "local":
+            self.local().warm_up(shards)
+
+    def local(self) -> LocalEngine:
+        """Return the processes of this machine."""
+        if self._local is None:
+            self._local = LocalEngine(partial(ModelWorker, self.device, *self.models), self.workers)
+        return self._local
+
+    def close(self) -> None:
+        """Stop the processes."""
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+
+
 @task(name="plan", task_run_name="plan {ledger.table.key}", cache_policy=NO_CACHE, timeout_seconds=_TIMEOUT_SECONDS)
-def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str) -> planning.Planned:
+def plan(
+    ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store_url: str, engine: Engine
+) -> planning.Planned:
     """Plan what is not planned yet, see :func:`sentiment_model.scoring.planning.plan`.
 
     Args:
@@ -86,22 +129,26 @@ def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, store
         files: all files to score, by key.
         run: how they are read and cut.
         store_url: where large text files are split to.
+        engine: what will score; it is warmed up while files are split.
 
     Raises:
         StoreError: the store or the table cannot be written.
     """
-    planned = planning.plan(ledger, files, run, partial(_split, store_url=store_url))
+    planned = planning.plan(ledger, files, run, partial(_split, store_url=store_url, engine=engine))
     if planned.new_files:
         get_run_logger().info("Planned %d new file%s", planned.new_files, "" if planned.new_files == 1 else "s")
     return planned
 
 
 def _split(
-    files: Mapping[str, SourceFile], run: ScoringRun, *, store_url: str
+    files: Mapping[str, SourceFile], run: ScoringRun, *, store_url: str, engine: Engine
 ) -> tuple[dict[str, DatasetRef], dict[str, str]]:
     """Split large text files, each as a stage of its own, see :data:`sentiment_model.scoring.planning.Splitter`."""
     splits, unreadable = {}, {}
-    for key, recipe in split_recipes(files, run).items():
+    recipes = split_recipes(files, run)
+    if recipes:
+        engine.warm_up(round(sum(split_rows(files[key]) for key in recipes) / run.shard_rows))
+    for key, recipe in recipes.items():
         try:
             splits[key] = run_stage(SPLIT, store_url, *recipe, timeout_seconds=_TIMEOUT_SECONDS)
         except FileAccessError as error:
@@ -109,6 +156,17 @@ def _split(
         except SourceError:
             continue
     return splits, unreadable
+
+
+class _JobEngine:
+    """Processes of this machine, at work on a job."""
+
+    def __init__(self, engine: LocalEngine, job: ScoringJob) -> None:
+        self._engine = engine
+        self._job = job
+
+    def score(self, shard: Shard) -> Receipt:
+        return self._engine.score(JobShard.of(self._job, shard))
 
 
 @task(
@@ -121,7 +179,7 @@ def _split(
     retry_condition_fn=retry_can_help,
     # An engine with processes ends a shard that takes too long; Prefect cannot interrupt a thread that waits.
 )
-def score_shard(engine: LocalEngine | ShardWorker, shard: Shard) -> Receipt:
+def score_shard(engine: _JobEngine | ShardWorker, shard: Shard) -> Receipt:
     """Score a shard in a process of the engine, or with a worker of this one.
 
     Raises:
@@ -132,7 +190,7 @@ def score_shard(engine: LocalEngine | ShardWorker, shard: Shard) -> Receipt:
 
 
 def _score_locally(
-    engine: LocalEngine | ShardWorker, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
+    engine: _JobEngine | ShardWorker, shards: list[Shard], workers: int, on_done: Callable[[Receipt], None]
 ) -> dict[Shard, Exception]:
     """Score shards, each as a task run of its own; return why shards failed."""
     failures: dict[Shard, Exception] = {}
@@ -170,29 +228,24 @@ def _score_with_ray(
 
 
 def score_shards(
-    job: ScoringJob, device: DeviceName, model: FetchedModel, shadow: FetchedModel | None, shards: list[Shard]
+    job: ScoringJob, engine: Engine, shards: list[Shard]
 ) -> tuple[dict[str, Receipt], dict[Shard, Exception]]:
-    """Score shards on the engine that the job names, and show how far it is.
+    """Score shards, and show how far it is.
 
     Args:
         job: what the shards have in common.
-        device: where to compute.
-        model: the model.
-        shadow: the model that scores beside it.
+        engine: what scores them.
         shards: what to score.
 
     Returns:
         the receipts of the shards that are done, by the shards' ids, and why the others failed.
     """
-    models = model.bundle, shadow.bundle if shadow else None
     progress = _Progress(len(shards))
     if job.run.engine == "ray":
-        return progress.receipts, _score_with_ray(job, device, models, shards, job.run.workers, progress)
-    start = partial(ShardWorker, job, device, *models)
-    workers = min(job.run.workers or default_workers(device), len(shards))
+        return progress.receipts, _score_with_ray(job, engine.device, engine.models, shards, job.run.workers, progress)
     here = not job.run.workers and len(shards) == 1 and _size(job, shards[0]) <= _SMALL_BYTES
-    with nullcontext(start()) if here else closing(LocalEngine(start, workers)) as engine:
-        return progress.receipts, _score_locally(engine, shards, workers, progress)
+    scoring = ShardWorker(job, engine.device, *engine.models) if here else _JobEngine(engine.local(), job)
+    return progress.receipts, _score_locally(scoring, shards, min(engine.workers, len(shards)), progress)
 
 
 def _size(job: ScoringJob, shard: Shard) -> int:

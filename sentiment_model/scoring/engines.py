@@ -9,16 +9,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import polars as pl
 import torch
 
 from sentiment_model.errors import ConfigurationError
@@ -55,17 +56,50 @@ def read_bundle(folder: Path) -> Bundle:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+class JobShard(NamedTuple):
+    """A shard and what of its job it needs, for a worker that started before the job was known."""
+
+    job: ScoringJob
+    shard: Shard
+
+    @classmethod
+    def of(cls, job: ScoringJob, shard: Shard) -> Self:
+        """Leave the files of other shards, of which a job may have very many, out."""
+        files = {piece.file for piece in shard.pieces}
+        sources = {key: job.sources[key] for key in files & job.sources.keys()}
+        splits = {key: job.splits[key] for key in files & job.splits.keys()}
+        return cls(job.model_copy(update={"sources": sources, "splits": splits}), shard)
+
+    @property
+    def name(self) -> str:
+        """The shard's name."""
+        return self.shard.name
+
+
+class ModelWorker:
+    """Scores shards of any job with models that are loaded once."""
+
+    def __init__(self, device: DeviceName, bundle: Bundle, shadow: Bundle | None) -> None:
+        self._predictor = _load(bundle, device)
+        self._shadow = _load(shadow, device) if shadow else None
+        for predictor in filter(None, (self._predictor, self._shadow)):
+            predictor.predict(pl.Series(["a"]))  # loads what is compiled, which else the first shard has to wait for
+
+    def score(self, work: JobShard) -> Receipt:
+        """Score a shard, see :func:`score_shard`."""
+        return score_shard(work.job, work.shard, self._predictor, self._shadow)
+
+
 class ShardWorker:
-    """Scores shards with models that are loaded once."""
+    """Scores the shards of a job with models that are loaded once."""
 
     def __init__(self, job: ScoringJob, device: DeviceName, bundle: Bundle, shadow: Bundle | None) -> None:
         self._job = job
-        self._predictor = _load(bundle, device)
-        self._shadow = _load(shadow, device) if shadow else None
+        self._models = ModelWorker(device, bundle, shadow)
 
     def score(self, shard: Shard) -> Receipt:
         """Score a shard, see :func:`score_shard`."""
-        return score_shard(self._job, shard, self._predictor, self._shadow)
+        return self._models.score(JobShard(self._job, shard))
 
 
 def _load(bundle: Bundle, device: DeviceName) -> Predictor:
@@ -85,8 +119,8 @@ def default_workers(device: DeviceName) -> int:
 class LocalEngine:
     """Processes on this machine, each of which scores one shard at a time. Threads may share it."""
 
-    def __init__(self, start: Callable[[], ShardWorker], workers: int, shard_seconds: float = SHARD_SECONDS) -> None:
-        """Prepare the processes, which start when there is work for them.
+    def __init__(self, start: Callable[[], ModelWorker], workers: int, shard_seconds: float = SHARD_SECONDS) -> None:
+        """Prepare the processes, which start when there is work for them, or before (:meth:`warm_up`).
 
         Args:
             start: makes the worker of a process; must be picklable.
@@ -100,8 +134,27 @@ class LocalEngine:
         self._idle: LifoQueue[_Process] = LifoQueue()
         for process in self._all:
             self._idle.put(process)
+        self._warming: list[threading.Thread] = []
+        self._closing = False
 
-    def score(self, shard: Shard) -> Receipt:
+    def warm_up(self, processes: int) -> None:
+        """Start so many processes in the background, as far as they do not run: what they need takes them seconds.
+
+        Shards may come meanwhile. Where a process cannot be started, the shard that it is to score will say so.
+        """
+        chosen = [self._idle.get() for _ in range(min(processes, len(self._all)))]
+        thread = threading.Thread(target=self._start, args=(chosen,))
+        self._warming.append(thread)
+        thread.start()
+
+    def _start(self, processes: Sequence["_Process"]) -> None:
+        for process in processes:
+            with suppress(OSError):
+                if not self._closing:
+                    process.start()
+            self._idle.put(process)
+
+    def score(self, shard: JobShard) -> Receipt:
         """Score a shard in one of the processes; those of other shards do not notice what becomes of it.
 
         Raises:
@@ -115,6 +168,9 @@ class LocalEngine:
 
     def close(self) -> None:
         """Stop the processes."""
+        self._closing = True
+        for thread in self._warming:
+            thread.join()
         for process in self._all:
             process.close()
         self._environment.close()
@@ -123,26 +179,38 @@ class LocalEngine:
 class _Process:
     """A process that is started when it is needed, and again where it died."""
 
-    def __init__(self, start: Callable[[], ShardWorker]) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[], ModelWorker]) -> None:
+        self._make_worker = start
         self._pool: ProcessPoolExecutor | None = None
 
-    def score(self, shard: Shard, seconds: float) -> Receipt:
+    def start(self) -> None:
+        """Start the process, unless it has been; do not wait until it is ready."""
+        if self._pool is not None:
+            return
+        # A fresh process: a forked one would inherit torch's and polars' threads, as locks that nobody opens.
+        context = multiprocessing.get_context("spawn")
+        end, self._lifeline = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(1, context, initializer=_start_process, initargs=(end,))
         try:
-            if self._pool is None:
-                # A fresh process: a forked one would inherit torch's and polars' threads, as locks that nobody opens.
-                context = multiprocessing.get_context("spawn")
-                end, self._lifeline = context.Pipe(duplex=False)
-                self._pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self._start, end))
-                with _without_main_module():
-                    starting = self._pool.submit(os.getpid)
-                self._id = starting.result()
+            with _without_main_module(), _without_interrupts():
+                # The models come this way since a process that dies while it is given its first arguments, where these
+                # are more than a pipe holds, is waited for until the end of time.
+                self._ready: Future[int] = self._pool.submit(_start_worker, self._make_worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def score(self, shard: JobShard, seconds: float) -> Receipt:
+        try:
+            self.start()
+            assert self._pool is not None  # noqa: S101 - it has been started
+            process = self._ready.result()
             return self._pool.submit(_score, shard).result(seconds)
         except BrokenProcessPool as error:
             self.close()
             raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
         except TimeoutError as error:
-            os.kill(self._id, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
             self.close()
             raise WorkerLostError(f"{shard.name} took longer than {seconds:,.0f} s; its process was ended") from error
 
@@ -186,14 +254,32 @@ def _without_main_module() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
-_worker: ShardWorker | None = None
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let processes that are started in the block not hear of Ctrl-C, which is this one's to answer.
+
+    A terminal tells all of them, and those that are starting, or wait for work, would each print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(start: Callable[[], ShardWorker], lifeline: Connection) -> None:
-    global _worker
+_worker: ModelWorker | None = None
+
+
+def _start_process(lifeline: Connection) -> None:
     threading.Thread(target=_end_with_pool, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)  # one worker a core
+
+
+def _start_worker(start: Callable[[], ModelWorker]) -> int:
+    """Make this process's worker; return the process's id."""
+    global _worker
     _worker = start()
+    return os.getpid()
 
 
 def _end_with_pool(lifeline: Connection) -> None:
@@ -202,8 +288,8 @@ def _end_with_pool(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _score(shard: Shard) -> Receipt:
-    assert _worker is not None  # noqa: S101 - the pool's initializer has run
+def _score(shard: JobShard) -> Receipt:
+    assert _worker is not None  # noqa: S101 - it is the first thing that is made
     return _worker.score(shard)
 
 

@@ -1,5 +1,6 @@
 """Batches from a stream of parsed records."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -53,12 +54,17 @@ def gather(
         yield batch()
 
 
-def read_ahead(batches: Iterator[R]) -> Iterator[R]:
-    """Yield the same, and read the next one while one is in use, so that who uses them does not wait for files."""
+def read_ahead(batches: Iterator[R], ahead: int = 1) -> Iterator[R]:
+    """Yield the same, and read the next ones while one is in use, so that who uses them does not wait for files.
+
+    Args:
+        batches: what to read.
+        ahead: how many of them are read at most before they are asked for.
+    """
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
+        coming = deque(reader.submit(next, batches, None) for _ in range(ahead))
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(reader.submit(next, batches, None))
             yield batch
 
 

@@ -29,6 +29,7 @@ ROW = "__row"
 _ROW_BYTES = 1000  # of a review and its other columns, more or less
 _COMPRESSION_RATIO = 3
 _BATCH_ROWS = 4096  # of every run, for where parts end depends on it
+_AHEAD = 4  # batches, about as many as are written in one go
 
 
 def split_rows(file: SourceFile) -> float:
@@ -83,7 +84,7 @@ def _copy(writer: DatasetWriter, file: SourceFile, run: ScoringRun, *, guess_typ
     with ExitStack() as stack:
         quarantine = stack.enter_context(PartWriter(writer, "quarantine", QUARANTINE_SCHEMA))
         part: PartWriter | None = None
-        for batch in read_ahead(read_batches(file, run.files, batch_rows, guess_types=guess_types)):
+        for batch in read_ahead(read_batches(file, run.files, batch_rows, guess_types=guess_types), _AHEAD):
             quarantine.write(batch.rejects)
             quarantined += len(batch.rejects)
             rows += len(batch.origin)
