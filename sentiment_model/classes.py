@@ -94,3 +94,19 @@ def usual_spellings(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     folded = tuple(name.lower() for name in names)
     more = _BINARY_SPELLINGS if folded == BINARY.names else {}
     return tuple(_SPELLINGS.get(name, ()) + more.get(name, ()) for name in folded)
+
+
+def read_spellings(texts: Sequence[str], names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return for each class the values that texts like `negative=bad` say.
+
+    Raises:
+        ValueError: a text names no class.
+    """
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for text in texts:
+        # Of classes `a` and `a=b`, the text `a=b=c` is of the latter.
+        named = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
+        if named is None:
+            raise ValueError(f"{text!r} is not CLASS=VALUE with one of the classes {', '.join(names)}")
+        found[named].append(text.removeprefix(f"{named}="))
+    return tuple(map(tuple, found.values()))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from sentiment_model.classes import BINARY, Classes, Range, read_ranges, usual_ranges, usual_spellings
+from sentiment_model.classes import BINARY, Classes, Range, read_ranges, read_spellings, usual_ranges, usual_spellings
 from sentiment_model.profiles import PROFILES, Profile
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -127,9 +127,8 @@ class IngestConfig(ReviewFiles):
     )
     labels: tuple[str, ...] | None = Field(
         None,
-        description="Other values of the label column for each class, parted by `|`: `0|neg`, `1|pos`. Left empty, "
-        "`neg`, `neu` and `pos` mean the classes they are short for, and of negative and positive alone 0, 1, false "
-        "and true do.",
+        description="Other values of the label column that mean a class, as `negative=bad`. Left empty, `neg`, `neu` "
+        "and `pos` mean the classes they are short for, and where there are no others 0, 1, false and true do.",
     )
     ratings: tuple[str, ...] | None = Field(
         None,
@@ -155,9 +154,8 @@ class IngestConfig(ReviewFiles):
             raise ValueError(f"source `{self.source}` needs a path")
         if self.source != "files" and len(self.classes) != len(BINARY):
             raise ValueError(f"source `{self.source}` has two classes; name source `files` to learn others")
-        for name, values in (("labels", self.labels), ("ratings", self.ratings)):
-            if values is not None and len(values) != len(self.classes):
-                raise ValueError(f"{name} has {len(values)} parts for {len(self.classes)} classes; name one for each")
+        if self.ratings is not None and len(self.ratings) != len(self.classes):
+            raise ValueError(f"{len(self.ratings)} ratings for {len(self.classes)} classes; name a range for each")
         if not all(name.strip() and name.isprintable() for name in self.classes):
             raise ValueError("a class has no name, or one with a line break or the like in it")
         meanings = [value for values in self.spellings() for value in values]
@@ -169,10 +167,12 @@ class IngestConfig(ReviewFiles):
         return self
 
     def spellings(self) -> tuple[tuple[str, ...], ...]:
-        """Return for each class the values of the label column that mean it."""
-        others = usual_spellings(self.classes)
-        if self.labels is not None:
-            others = tuple(tuple(values.split("|")) for values in self.labels)
+        """Return for each class the values of the label column that mean it.
+
+        Raises:
+            ValueError: a label is not written as `class=value`.
+        """
+        others = usual_spellings(self.classes) if self.labels is None else read_spellings(self.labels, self.classes)
         return tuple(
             (name, *(value for value in values if value.strip().lower() != name.strip().lower()))
             for name, values in zip(self.classes, others, strict=True)

@@ -33,8 +33,8 @@ def write_stars(path: Path) -> None:
     ]
     ends = ["", ", and so is the lid", ", as I said before", ", for now", ", says my mother", " after a week"]
     rows = [
-        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number % 40}"}
-        for number, (opening, stars, end) in enumerate(product(openings, VERDICTS, ends))
+        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number // 5}"}
+        for number, (opening, end, stars) in enumerate(product(openings, ends, VERDICTS))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -54,7 +54,16 @@ def test_the_example_of_the_documents(settings_in: Path, prefect_server: None, m
         "--gate.min-rows",
         "10",
     ]
-    small += ["--gate.min-groups", "2", "--gate.baseline-margin", "-1", "--gate.majority-confidence", "0"]
+    small += [
+        "--clean.test-share",
+        "0.2",
+        "--gate.min-groups",
+        "2",
+        "--gate.baseline-margin",
+        "-1",
+        "--gate.majority-confidence",
+        "0",
+    ]
     runs: list[TrainingRun] = []
     assert run_cli(TrainingRun, runs.append, [*shlex.split(command), *small]) == 0
     trained = train(runs[0])

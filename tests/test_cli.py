@@ -58,7 +58,7 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None
         (["--model.cell", "transformer"], "cell"),
         (["--ingest.source", "files"], "needs a path"),
         (["--clean.validation-share", "0.6", "--clean.test-share", "0.6"], "leave reviews to train on"),
-        (["--ingest.labels", "good,Good"], "mean more than one thing"),
+        (["--ingest.labels", "positive=good,negative=Good"], "mean more than one thing"),
     ],
 )
 def test_wrong_options(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,9 +78,11 @@ def test_options_that_are_named_alone_exist() -> None:
 )
 def test_options_with_a_value_parse(document: str, code: str) -> None:
     runs: list[BaseModel] = []
+    # What lacks its path in the text, because the text is about something else, is none the worse for it.
+    paths = {"score": ["--files.path", "x"], "train": ["--ingest.source", "files", "--ingest.path", "x"]}
     for flow, model in PARAMETERS.items():
-        # What lacks its path in the text, because the text is about something else, is none the worse for it.
-        run_cli(model, runs.append, [*(["--files.path", "x"] if flow == "score" else []), *shlex.split(code)])
+        for path in ([], paths.get(flow, [])):
+            run_cli(model, runs.append, [*path, *shlex.split(code)])
     assert runs
 
 

@@ -501,7 +501,7 @@ def records(run: TrainingRun) -> list[StageRecord]:
                 "source": "files",
                 "path": "PATH",
                 "preset": "yelp",
-                "labels": ["no|nay", """very, "very" good|it's $HOME"""],
+                "labels": ["negative=no", """positive=very, "very" good=it's $HOME"""],
                 "columns": {"text": "body text", "rating": "stars"},
             },
             "test": {"source": "aclimdb", "path": "PATH", "max_bad_share": 0.0},

@@ -56,7 +56,9 @@ def test_the_package_holds_imdb_and_rotten_tomatoes(tmp_path):
 
 
 def test_the_package_ignores_the_mapping_of_files(tmp_path):
-    _, _, counts = ingest(tmp_path, source="imdb", columns=LabelledColumns(text="x"), labels=("bad", "good"))
+    _, _, counts = ingest(
+        tmp_path, source="imdb", columns=LabelledColumns(text="x"), labels=("negative=bad", "positive=good")
+    )
     assert counts["labels"]["positive"] == 16_765
 
 
@@ -114,7 +116,7 @@ def test_labels_of_four_classes_with_values_to_drop_and_for_none(tmp_path):
         "path": path,
         "columns": LabelledColumns(label="l"),
         "classes": ("negative", "neutral", "positive", "question"),
-        "labels": ("neg", "neu", "pos", "q| Question"),
+        "labels": ("negative=neg", "positive=pos", "neutral=neu", "question=q", "question= Question"),
         "dropped_labels": ("SPAM",),
         "missing_labels": ("?",),
         "max_bad_share": 0.2,
@@ -141,11 +143,12 @@ def test_ratings_of_classes_that_nobody_gave_ratings_are_an_error(tmp_path):
     ("options", "message"),
     [
         ({"classes": ("one",)}, "at least 2"),
-        ({"classes": ("a", "b", "c"), "labels": ("x", "y")}, "labels has 2 parts for 3 classes"),
+        ({"classes": ("a", "b", "c"), "labels": ("d=y",)}, "'d=y' is not CLASS=VALUE with one of the classes a, b, c"),
+        ({"classes": ("a", "b", "c"), "ratings": ("1", "2")}, "2 ratings for 3 classes"),
         ({"ratings": ("1-2", "2-5")}, "must ascend"),
         ({"ratings": ("4-5", "1-2")}, "must ascend"),
         ({"ratings": ("1-2", "good")}, "'good' is no range of ratings; write 1-2, or 3"),
-        ({"labels": ("x", "X")}, "mean more than one thing"),
+        ({"labels": ("positive=x", "negative=X")}, "mean more than one thing"),
         ({"dropped_labels": ("pos",)}, "mean more than one thing"),
         ({"classes": ("a", "A")}, "mean more than one thing"),
         ({"classes": ("2", "1")}, "must ascend"),

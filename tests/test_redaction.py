@@ -180,6 +180,7 @@ def test_a_path_with_markup_and_a_password_is_shown_as_text() -> None:
             "failures": {},
             "unusable": {},
             "reasons": {"<i>": 1},
+            "shares": {"<i>bad": 0.5, "good": 0.25, "|": 0.25},
             "drift": {},
             "drifted": [],
             "drift_unjudged": None,

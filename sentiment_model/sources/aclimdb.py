@@ -50,7 +50,7 @@ def aclimdb_config(config: IngestConfig) -> IngestConfig:
             "columns": LabelledColumns(
                 text="text", label="label", rating="rating", review_id="review_id", group="film"
             ),
-            "labels": ("neg", "pos"),
+            "labels": (f"{config.classes[0]}=neg", f"{config.classes[1]}=pos"),
         }
     )
 

@@ -44,7 +44,7 @@ def imdb_config(config: IngestConfig) -> IngestConfig:
         update={
             "preset": None,
             "columns": LabelledColumns(text="text", label="label", group="block"),
-            "labels": ("0", "1"),
+            "labels": (f"{config.classes[0]}=0", f"{config.classes[1]}=1"),
         }
     )
 
