@@ -1,6 +1,7 @@
 """What a review can be: one of two classes or more; and which labels and ratings mean which."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -60,6 +61,15 @@ _SPELLINGS = {"negative": ("neg",), "neutral": ("neu",), "positive": ("pos",)}
 _BINARY_SPELLINGS = {"negative": ("0", "false"), "positive": ("1", "true")}
 
 
+WHOLE = r"^([+-]?\d+)\.0+$"
+"""A whole number that is written as a fraction, and before its point the number."""
+
+
+def fold(value: str) -> str:
+    """Return what a value of a label column or a rating is known by, whatever its letter case and spelling."""
+    return re.sub(WHOLE, r"\1", unicodedata.normalize("NFC", value).strip().lower())
+
+
 def read_ranges(texts: Sequence[str]) -> tuple[Range, ...]:
     """Return the ratings that texts like `1-2` and `3` say, which ascend.
 
@@ -81,17 +91,17 @@ def read_ranges(texts: Sequence[str]) -> tuple[Range, ...]:
 def usual_ranges(names: tuple[str, ...]) -> tuple[Range, ...] | None:
     """Return the ratings of classes that are named by them, or those of up to five stars that common names mean.
 
-    Raises:
-        ValueError: the names are numbers that do not ascend.
+    There are none where the names are no ratings, or ratings that do not ascend.
     """
-    if all(_RANGE.fullmatch(name.strip()) for name in names):
+    try:
         return read_ranges(names)
-    return _STARS.get(tuple(name.lower() for name in names))
+    except ValueError:
+        return _STARS.get(tuple(map(fold, names)))
 
 
 def usual_spellings(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Return for each class other values of a label column that commonly mean it."""
-    folded = tuple(name.lower() for name in names)
+    folded = tuple(map(fold, names))
     more = _BINARY_SPELLINGS if folded == BINARY.names else {}
     return tuple(_SPELLINGS.get(name, ()) + more.get(name, ()) for name in folded)
 

@@ -1,8 +1,10 @@
 """Ingest as a Prefect task."""
 
+from prefect import get_run_logger
+
 from sentiment_model.config import IngestConfig
-from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
-from sentiment_model.store.datasets import DatasetRef
+from sentiment_model.sources.ingest import INGEST, ingest_message, source_fingerprints, write_reviews
+from sentiment_model.store.datasets import DatasetRef, open_dataset
 from tasks._stage import run_stage
 
 _TIMEOUT_SECONDS = 24 * 3600.0
@@ -16,7 +18,7 @@ def ingest(config: IngestConfig, store_url: str) -> DatasetRef:
         QualityError: too many rows are unusable, or all are.
         StoreError: the store cannot be read or written.
     """
-    return run_stage(
+    dataset = run_stage(
         INGEST,
         store_url,
         source_fingerprints(config),
@@ -24,3 +26,5 @@ def ingest(config: IngestConfig, store_url: str) -> DatasetRef:
         lambda writer: write_reviews(writer, config),
         timeout_seconds=_TIMEOUT_SECONDS,
     )
+    get_run_logger().info("%s", ingest_message(open_dataset(dataset).counts))
+    return dataset

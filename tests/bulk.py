@@ -1,6 +1,8 @@
 """Scoring without Prefect: the same steps, one after the other, in this process."""
 
 import ctypes
+import errno
+import os
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -99,6 +101,15 @@ class HeavyWorker(ArenaCounter):
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+
+
+class OnceUnlucky(ArenaCounter):
+    """The same, but that the first of all finds no room on the disk."""
+
+    def __init__(self, marker: Path) -> None:
+        if not marker.exists():
+            marker.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def published_rows(folder: Path, pattern: str = "scores/**/*.parquet") -> list[str]:

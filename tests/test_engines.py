@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import psutil
 import pytest
-from bulk import HeavyWorker, prepare, run_on
+from bulk import ArenaCounter, HeavyWorker, OnceUnlucky, prepare, run_on
 from servers import ROOT, wait_for
 from tiny import tiny_bundle
 
@@ -21,6 +21,7 @@ from flows.score import score
 from sentiment_model.errors import ScoringError
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.registry.tracking import Tracker
+from sentiment_model.scoring import engines
 from sentiment_model.scoring.engines import JobShard, LocalEngine, ModelWorker, WorkerLostError
 from sentiment_model.scoring.shards import Piece, Shard
 from sentiment_model.scoring.summary import ScoringSummary
@@ -86,18 +87,18 @@ def test_processes_start_while_a_large_file_is_split(inbox: Path, monkeypatch: p
 def test_the_processes_of_a_run_are_those_of_all_its_rounds(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (inbox / "large.jsonl").unlink()
     (inbox / "small3.csv").write_text("body\nno column named text\n")
-    engines: list[LocalEngine] = []
+    started: list[LocalEngine] = []
 
     class Watched(LocalEngine):
         def __init__(self, start: Callable[[], ModelWorker], workers: int) -> None:
             super().__init__(start, workers)
-            engines.append(self)
+            started.append(self)
 
     monkeypatch.setattr("tasks.score.LocalEngine", Watched)
     # Four files together, which are halved until the broken one is alone.
     with pytest.raises(ScoringError, match=r"1 of 3 shards failed"):
         score(run_on(inbox, workers=1))
-    assert len(engines) == 1
+    assert len(started) == 1
 
 
 def test_a_shard_is_sent_with_no_file_but_its_own(inbox: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -120,6 +121,33 @@ def test_a_process_that_dies_while_it_starts_is_replaced() -> None:
         with pytest.raises(WorkerLostError, match=r"died while a\.csv was in work"):
             engine.score(SHARD)
         assert engine.score(SHARD) >= 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("warm", [0, 1])
+def test_a_process_that_could_not_start_fails_one_shard(tmp_path: Path, warm: int) -> None:
+    with closing(LocalEngine(partial(OnceUnlucky, tmp_path / "marker"), 1)) as engine:
+        engine.warm_up(warm)
+        with pytest.raises(WorkerLostError, match=r"could not start: .*No space left"):
+            engine.score(SHARD)
+        assert engine.score(SHARD) >= 1
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_the_system_refuses_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = engines._Process.start, []
+
+    def refuse_once(process: engines._Process) -> None:
+        if not refused:
+            refused.append(process)
+            raise RuntimeError("can't start new thread")
+        start(process)
+
+    monkeypatch.setattr(engines._Process, "start", refuse_once)
+    with closing(LocalEngine(ArenaCounter, 1)) as engine:
+        engine.warm_up(1)
+        assert engine.score(SHARD) >= 1
+    assert refused
 
 
 INTERRUPTED = """

@@ -16,6 +16,7 @@ from sentiment_model.evaluation.evaluate import ChampionModel, OtherChampion
 from sentiment_model.evaluation.job import EVALUATE, _seen, read_evaluation, write_evaluation
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.store.datasets import DatasetWriter, Store
+from sentiment_model.store.lineage import StageRecord
 from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.job import HISTORY
 
@@ -99,6 +100,30 @@ def test_test_reviews_are_scored_by_each_model_and_nothing_is_fitted_on_them(tmp
     assert evaluation.champion.seen == 2  # not the one that it was only tested on
 
 
+def test_a_baseline_is_moved_as_far_as_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    tiny_bundle(model)
+    (model / HISTORY).write_text(f"[{json.dumps(asdict(epoch_metrics(0)))}]")
+    predictor = Predictor.load(model)
+    sizes = {"train": 80, "validation": 60, "test": 60}
+    parts = [reviews(size, split, 100 * n, predictor, right=1.0) for n, (split, size) in enumerate(sizes.items())]
+    labels = pl.Series([1] * 16 + [0] * 64, dtype=pl.Int8)  # one review in five is positive
+    cleaned = pl.concat([parts[0].with_columns(label=labels), *parts[1:]])
+    baseline = cleaned.select("text_hash", probabilities=pl.concat_arr(pl.lit(0.7), pl.lit(0.3)))
+    trained = StageRecord(name="train", fingerprint="f", parameters={"train": {"prior_shift": 1.0}}, counts={})
+
+    def write(writer: DatasetWriter) -> dict[str, object]:
+        config = EvaluateConfig(bootstrap_samples=100)
+        frames = cleaned.lazy(), baseline.lazy()
+        return write_evaluation(writer, model, [trained], *frames, None, None, config, GateConfig(), CPU)
+
+    dataset, _ = Store(str(tmp_path / "store")).materialise(EVALUATE, {}, {}, write)
+    found = dataset.scan("predictions").collect()["baseline"]
+    assert found.to_list() == pytest.approx([0.3 / 0.2 / (0.3 / 0.2 + 0.7 / 0.8)] * 60)
+    with dataset.local_folder() as folder:
+        assert "(prior_shift 1)" in (folder / "report.html").read_text()
+
+
 THREE = Classes(names=("bad", "middling", "good"), ordered=True)
 
 
@@ -139,7 +164,7 @@ def test_a_champion_is_asked_only_if_its_classes_are_the_same(tmp_path: Path, ot
         assert evaluation.champion is None
         assert evaluation.other_champion == OtherChampion(version="4", classes=others)
         assert "champion" not in found.columns
-        assert str(list(others.names)) in rule.reason
+        assert ", ".join(others.names) in rule.reason
         assert not decision.promote
         assert "champion version 4 has other classes." in Path(dataset.files("report")[0]).read_text()
 

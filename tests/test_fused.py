@@ -11,7 +11,7 @@ from sentiment_model.config import ModelConfig
 from sentiment_model.networks.batching import TokenizedReviews
 from sentiment_model.networks.fused import FusedModel, can_be_fused
 from sentiment_model.networks.network import SentimentModel
-from sentiment_model.networks.ngrams import bucket_of, check_of, ngram_hashes
+from sentiment_model.networks.ngrams import bucket_of, ngram_hashes
 
 WORDS = 500
 
@@ -30,10 +30,10 @@ def model(some: TokenizedReviews, seed: int = 0, once: bool = True, classes: int
     found = SentimentModel(WORDS, ModelConfig(**{"hidden_size": 24, "embedding_size": 16, **config}), classes).eval()
     torch.nn.init.normal_(found.recurrent.encoder.embedding.weight)
     if found.wide is not None:
-        for order in range(1, found.wide.max_order + 1):
-            hashes = ngram_hashes(some.values, order)[::2]
-            found.wide.check[bucket_of(hashes)] = check_of(hashes)
-            found.wide.weight[bucket_of(hashes)] = torch.randn(len(hashes), *found.wide.answer_shape)
+        orders = range(1, found.wide.max_order + 1)
+        hashes = torch.cat([ngram_hashes(some.values, order)[::2] for order in orders])
+        hashes = hashes[torch.from_numpy(np.unique(bucket_of(hashes).numpy(), return_index=True)[1])]
+        found.wide.learn(hashes, torch.randn(len(hashes), *found.wide.answer_shape))
         found.wide.bias.copy_(0.3 + torch.arange(len(found.wide.bias)))
         found.wide.counts_once.fill_(once)
     return found
@@ -84,6 +84,18 @@ def test_a_model_that_is_loaded_again_scores_the_same_to_the_last_bit() -> None:
     some = reviews(LENGTHS)
     network = model(some)
     again = model(some, seed=9)
+    again.load_state_dict(network.state_dict())
+    assert FusedModel(again).score(some).equal(FusedModel(network).score(some))
+
+
+def test_a_model_of_more_classes_is_as_large_as_what_it_knows() -> None:
+    some = reviews(LENGTHS)
+    network = model(some, classes=50)
+    assert network.wide is not None
+    known = int((network.wide.place > 0).sum())
+    assert 1_000 < known < 100_000
+    assert network.wide.weight.shape == (1 + known, 50)
+    again = SentimentModel(WORDS, network.recurrent.config, 50).eval()
     again.load_state_dict(network.state_dict())
     assert FusedModel(again).score(some).equal(FusedModel(network).score(some))
 

@@ -195,7 +195,7 @@ def test_a_champion_of_other_classes_is_not_replaced(names: tuple[str, ...], con
     decision = decide(found, GateConfig(champion_confidence=confidence))
     assert not decision.promote
     assert decision.summary == (
-        f"Not promoted: champion version 3 tells {list(names)} apart, this model ['negative', 'positive'], so that "
+        f"Not promoted: champion version 3 tells apart {', '.join(names)}, this model negative, positive: "
         "nothing compares the two; train it under another model_name, or take the alias champion from that version "
         "and run again."
     )

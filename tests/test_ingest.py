@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sentiment_model.config import IngestConfig, LabelledColumns, TrainingRun
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.sources import ingest as ingest_module
-from sentiment_model.sources.ingest import INGEST, source_fingerprints, write_reviews
+from sentiment_model.sources.ingest import INGEST, ingest_message, source_fingerprints, write_reviews
 from sentiment_model.sources.unify import moment
 from sentiment_model.store import parts
 from sentiment_model.store.datasets import DatasetWriter, Store, open_dataset
@@ -34,7 +34,7 @@ def ingest(tmp_path, **options):
     )
     assert reviews.schema == REVIEW_SCHEMA
     assert quarantine.schema == QUARANTINE_SCHEMA
-    assert counts["rows_in"] == len(reviews) + len(quarantine) + counts["neutral"]
+    assert counts["rows_in"] == len(reviews) + len(quarantine) + counts["left_out"]
     assert counts["rows"] == len(reviews) == sum(counts["labels"].values()) == sum(counts["sources"].values())
     assert counts["quarantined"] == len(quarantine) == sum(counts["reasons"].values())
     return reviews, quarantine, counts
@@ -72,7 +72,10 @@ def test_labels_in_any_spelling(tmp_path):
     assert reviews["label"].to_list() == [1] * 7 + [0] * 5 + [None] * 4
     assert quarantine["reason"].to_list() == ["unknown_label"] * 4
     assert counts["labels"] == {"positive": 7, "negative": 5, "unlabelled": 4}
-    assert quarantine["detail"][1] == "label meh means none of negative, positive; name it in labels"
+    assert (
+        quarantine["detail"][1]
+        == "label meh means none of negative, positive; name it in labels, dropped_labels or missing_labels"
+    )
 
 
 def test_ratings_give_labels_where_there_is_no_label(tmp_path):
@@ -86,9 +89,9 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
     labels = dict(zip(reviews["text"], reviews["label"], strict=True))
     assert labels == {"t0": 1, "t1": 1, "t3": 0, "t5": 0, "t6": None, "t7": 1, "t8": 1, "t9": 0, "t12": 1}
     assert reviews["rating"].to_list() == [5, 4, 2, 1, None, 3, 1, None, None]
-    assert counts["neutral"] == 2
+    assert counts["left_out"] == 2
     assert quarantine["reason"].to_list() == ["unknown_rating"] * 2 + ["rating_out_of_range"] * 2
-    assert quarantine["detail"][3] == "rating 5.5 is not from 1 to 5; set ratings to the ranges of the source"
+    assert "rating 5.5 is not from 1 to 5; set ratings" in quarantine["detail"][3]
     reviews, _, counts = ingest(
         tmp_path,
         path=str(path),
@@ -96,7 +99,7 @@ def test_ratings_give_labels_where_there_is_no_label(tmp_path):
         ratings=("0-3.9", "5-6"),
     )
     assert counts["labels"] == {"negative": 7, "positive": 2, "unlabelled": 2}
-    assert counts["neutral"] == 1
+    assert counts["left_out"] == 1
 
 
 def test_stars_are_five_classes_that_are_named_by_them(tmp_path):
@@ -105,7 +108,7 @@ def test_stars_are_five_classes_that_are_named_by_them(tmp_path):
     reviews, _, counts = ingest(tmp_path, **options)
     assert dict(zip(reviews["text"], reviews["label"], strict=True)) == {"t1": 0, "t2.0": 1, "t3": 2, "t5": 4}
     assert counts["labels"] == {"1": 1, "2": 1, "3": 1, "4": 0, "5": 2, "unlabelled": 0}
-    assert counts["neutral"] == 1
+    assert counts["left_out"] == 1
     assert IngestConfig(source="files", **options).told_apart().ordered
 
 
@@ -124,19 +127,53 @@ def test_labels_of_four_classes_with_values_to_drop_and_for_none(tmp_path):
     reviews, quarantine, counts = ingest(tmp_path, **config)
     assert reviews["label"].to_list() == [2, 0, 3, 3, 1, None, None]
     assert quarantine["detail"].to_list() == [
-        f"label other means none of {', '.join(config['classes'])}; name it in labels"
+        f"label other means none of {', '.join(config['classes'])}; name it in labels, dropped_labels or missing_labels"
     ]
-    assert (counts["neutral"], counts["labels"]["question"], counts["labels"]["unlabelled"]) == (1, 2, 2)
+    assert (counts["left_out"], counts["labels"]["question"], counts["labels"]["unlabelled"]) == (1, 2, 2)
     assert not IngestConfig(source="files", **config).told_apart().ordered
 
 
 def test_ratings_of_classes_that_nobody_gave_ratings_are_an_error(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", {"text": "t", "n": 4})
     options = {"path": path, "columns": LabelledColumns(rating="n"), "classes": ("bad", "good")}
-    with pytest.raises(QualityError, match="set ratings to one range for each"):
+    with pytest.raises(QualityError, match="which ratings mean bad, good; set ratings to a range for each"):
         ingest(tmp_path, **options)
     reviews, _, _ = ingest(tmp_path, **options, ratings=("1-2", "4-5"))
     assert reviews["label"].to_list() == [1]
+
+
+def test_values_are_the_same_in_any_spelling(tmp_path):
+    values = ["1.0", 2, "ne\u0301gatif", "NÉGATIF", 1.5]
+    path = jsonl(tmp_path / "a.jsonl", *({"text": f"t{n}", "l": value} for n, value in enumerate(values)))
+    reviews, _, _ = ingest(
+        tmp_path,
+        path=path,
+        columns=LabelledColumns(label="l"),
+        classes=("2.0", "négatif", "1.50", "1"),
+        labels=("1.50=1.5",),
+    )
+    assert reviews["label"].to_list() == [3, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["بی‌طرف", "👨‍👩‍👧", "très\u00a0bon"])
+def test_names_of_classes_may_have_joiners_and_any_space(name):
+    assert IngestConfig(source="files", path="a.csv", classes=("a", name)).told_apart().names == ("a", name)
+
+
+def test_zero_may_mean_that_there_is_no_rating(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", *({"text": f"t{n}", "n": n} for n in (0, 0.0, "0", 5)))
+    for zero in ("0", "0.0"):  # which is negative in a column of labels unless it is named so
+        reviews, _, _ = ingest(tmp_path, path=path, columns=LabelledColumns(rating="n"), missing_labels=(zero,))
+        assert reviews["label"].to_list() == [None, None, None, 1]
+
+
+def test_what_became_of_the_rows_is_told():
+    counts = {"rows_in": 1010, "rows": 1000, "labels": {"bad": 600, "good": 400, "unlabelled": 0}, "left_out": 7}
+    said = ingest_message({**counts, "quarantined": 3, "reasons": {"empty_text": 2, "unknown_label": 1}})
+    assert said == (
+        "Read 1,010 rows: 1,000 reviews (bad 600, good 400), 7 left out between classes or by their label, "
+        "3 in quarantine (empty_text 2, unknown_label 1)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,9 +186,9 @@ def test_ratings_of_classes_that_nobody_gave_ratings_are_an_error(tmp_path):
         ({"ratings": ("4-5", "1-2")}, "must ascend"),
         ({"ratings": ("1-2", "good")}, "'good' is no range of ratings; write 1-2, or 3"),
         ({"labels": ("positive=x", "negative=X")}, "mean more than one thing"),
-        ({"dropped_labels": ("pos",)}, "mean more than one thing"),
+        ({"dropped_labels": ("Positive",)}, "mean more than one thing"),
         ({"classes": ("a", "A")}, "mean more than one thing"),
-        ({"classes": ("2", "1")}, "must ascend"),
+        ({"classes": ("1", "1.0")}, "mean more than one thing"),
         ({"classes": ("a", " ")}, "has no name"),
         ({"classes": ("a", "b\nc")}, "line break"),
         ({"source": "imdb", "path": None, "classes": ("a", "b", "c")}, "source `imdb` has two classes"),
@@ -350,7 +387,7 @@ def test_sources_without_usable_reviews_fail(tmp_path):
         ingest(tmp_path, path=str(empty))
     with pytest.raises(QualityError, match="1 of 1 rows"):
         ingest(tmp_path, path=jsonl(tmp_path / "b.jsonl", {"text": " "}))
-    with pytest.raises(QualityError, match="and 1 neutral"):
+    with pytest.raises(QualityError, match="1 was left out"):
         ingest(tmp_path, path=jsonl(tmp_path / "c.jsonl", {"text": "x", "n": 3}), columns=LabelledColumns(rating="n"))
 
 
@@ -372,8 +409,8 @@ def test_lost_rows_are_noticed(tmp_path, monkeypatch):
     real = ingest_module.to_reviews
 
     def lossy(batch, config):
-        reviews, rejects, neutral = real(batch, config)
-        return reviews.head(1), rejects, neutral
+        reviews, rejects, left_out = real(batch, config)
+        return reviews.head(1), rejects, left_out
 
     monkeypatch.setattr(ingest_module, "to_reviews", lossy)
     with pytest.raises(RuntimeError, match="2 rows came in, but 1 went out"):

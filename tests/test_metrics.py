@@ -25,12 +25,12 @@ from sentiment_model.evaluation.metrics import (
     calibration_error,
     mean_interval,
     metrics_of,
-    most_likely,
     number_groups,
     reliability,
     resamples,
     share_interval,
 )
+from sentiment_model.models.answers import most_likely
 
 METRICS = metrics_of(BINARY)
 

@@ -309,6 +309,8 @@ def test_a_missing_text_column_is_named_with_those_there(tmp_path, name, only):
         ("a.csv", b'"text\nnever closed\n', "header cannot be read"),
         ("a.csv", b"\xff\xff,text\nx,y\n", "header cannot be read"),
         ("a.csv", "text,id\nx,1\n".encode("utf-32"), "is it UTF-16 or UTF-32"),
+        ("a.csv", b"te\0xt,text\n1,good\n", "zero bytes in the name of a column.*or no csv"),
+        ("a.jsonl", b'{"te\\u0000xt": 1, "text": "good"}\n', "zero bytes in the name of a column.*or no jsonl"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):

@@ -24,12 +24,12 @@ from sentiment_model.evaluation.metrics import (
     Labels,
     ReliabilityBin,
     calibration_error,
-    most_likely,
     number_groups,
     reliability,
     share_interval,
 )
 from sentiment_model.evaluation.slices import slice_names
+from sentiment_model.models.answers import most_likely
 from sentiment_model.store.lineage import StageRecord
 from sentiment_model.training.history import EpochMetrics
 
@@ -278,6 +278,12 @@ def evaluate_model(
         lineage=list(lineage),
         confidence=config.confidence,
     )
+
+
+def prior_shift_of(lineage: Sequence[StageRecord]) -> float:
+    """Return how far the model's probabilities were moved towards reviews of which each class has as many, 0..1."""
+    found = (record.parameters["train"].get("prior_shift", 0.0) for record in lineage if "train" in record.parameters)
+    return float(next(found, 0.0))
 
 
 def _labels(frame: pl.DataFrame) -> Labels:

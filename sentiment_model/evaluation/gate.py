@@ -159,9 +159,9 @@ def _against_champion(evaluation: Evaluation, config: GateConfig) -> RuleResult:
 def _of_other_classes(champion: OtherChampion, classes: Classes) -> RuleResult:
     """Refuse whatever the confidence: what reads the champion's answers would get others."""
     reason = (
-        f"champion version {champion.version} tells {list(champion.classes.names)} apart, this model "
-        f"{list(classes.names)}, so that nothing compares the two; train it under another model_name, or take the "
-        "alias champion from that version and run again"
+        f"champion version {champion.version} tells apart {', '.join(champion.classes.names)}, this model "
+        f"{', '.join(classes.names)}: nothing compares the two; train it under another model_name, or take the alias "
+        "champion from that version and run again"
     )
     return RuleResult(name="champion", passed=False, value=None, threshold=None, reason=reason)
 

@@ -5,15 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from scipy.special import softmax
 
 from sentiment_model.classes import BINARY, Classes
 from sentiment_model.config import EvaluateConfig, GateConfig
-from sentiment_model.evaluation.evaluate import ChampionModel, Evaluation, OtherChampion, evaluate_model
+from sentiment_model.evaluation.evaluate import (
+    ChampionModel,
+    Evaluation,
+    OtherChampion,
+    evaluate_model,
+    prior_shift_of,
+)
 from sentiment_model.evaluation.figures import figures
 from sentiment_model.evaluation.gate import GateDecision, decide
+from sentiment_model.evaluation.metrics import Floats
 from sentiment_model.evaluation.report import report_html
 from sentiment_model.models.bundle import ModelDescription, Predictor
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage, Store
@@ -23,7 +31,7 @@ from sentiment_model.training.calibration import fit_temperature
 from sentiment_model.training.history import EpochMetrics
 from sentiment_model.training.job import HISTORY
 
-EVALUATE = Stage("evaluate", 6)
+EVALUATE = Stage("evaluate", 7)
 
 _SCORING_ROWS = 20_000
 
@@ -67,6 +75,9 @@ def write_evaluation(
         .join(baseline.rename({"probabilities": "baseline"}), on="text_hash", how="left", maintain_order="left")
         .collect()
     )
+    if prior_shift := prior_shift_of(lineage):  # as the model's own, or it would be compared with what none asked for
+        shifted = _shifted(held_out["baseline"].to_numpy(), cleaned, predictor.classes, prior_shift)
+        held_out = held_out.with_columns(baseline=pl.Series(shifted))
     held_out = held_out.hstack(_predict(predictor, held_out["text"]))
     held_out = held_out.with_columns(recurrent=_calibrated(held_out, "recurrent"))
     test = held_out.filter(pl.col("split") == "test")
@@ -96,6 +107,14 @@ def write_evaluation(
     _predictions(test, predictor.classes).write_parquet(writer.file("predictions.parquet", role="predictions"))
     metrics = {name: interval.value for name, interval in evaluation.test.metrics.items()}
     return {"gate": "passed" if decision.promote else "failed", "reason": decision.summary, "metrics": metrics}
+
+
+def _shifted(probabilities: Floats, cleaned: pl.LazyFrame, classes: Classes, prior_shift: float) -> Floats:
+    """Return the probabilities, moved as training moves those of the model, see `TrainConfig.prior_shift`."""
+    labels = cleaned.filter(pl.col("split") == "train").select("label").collect()["label"].to_numpy()
+    prior = np.bincount(labels, minlength=len(classes)) / len(labels)
+    moved = probabilities / prior**prior_shift
+    return np.asarray(moved / moved.sum(axis=1, keepdims=True))
 
 
 def reviews_of(champion: ChampionModel, store: Store) -> Dataset | None:

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from statsmodels.stats.proportion import proportion_confint
 
 from sentiment_model.classes import BINARY, Classes, class_keys
+from sentiment_model.models.answers import most_likely
 
 Floats = NDArray[np.float64]
 
@@ -242,16 +243,6 @@ def _mean(values: Floats) -> Floats:
 def _spread(weights: Floats, total: Floats) -> Floats:
     """Return how much is shared out among classes, shape (weightings,): 0 where one has it all."""
     return np.asarray((weights * (total[:, None] - weights)).sum(axis=1))
-
-
-def most_likely(probabilities: Floats) -> Labels:
-    """Return the number of the class with the largest probability, of equal ones the last: positive from 0.5 on.
-
-    Args:
-        probabilities: of all classes, shape (rows, classes).
-    """
-    classes = probabilities.shape[1]
-    return np.asarray(classes - 1 - probabilities[:, ::-1].argmax(axis=1))
 
 
 def events(labels: Labels, probabilities: Floats) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from sentiment_model.classes import BINARY, Classes, class_keys
-from sentiment_model.evaluation.evaluate import Evaluation, Scores
+from sentiment_model.evaluation.evaluate import Evaluation, Scores, prior_shift_of
 from sentiment_model.evaluation.figures import MANY_CLASSES
 from sentiment_model.evaluation.gate import GateDecision
 from sentiment_model.evaluation.metrics import Difference, Interval, Metric, metrics_of
@@ -219,6 +219,11 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         "Probabilities are calibrated by temperature scaling fitted on the validation reviews (temperature "
         f"{evaluation.temperature:.2f}). These also chose the epoch, so judge by the test."
     )
+    if prior_shift := prior_shift_of(evaluation.lineage):
+        yield (
+            f"They were then moved, the baseline's too, towards reviews of which each class has as many (prior_shift "
+            f"{prior_shift:g}), so that rare classes are found more often. So they are no longer those of the test."
+        )
     counts = {record.name: record.counts for record in evaluation.lineage}
     if (learned := counts.get("baseline")) and (cleaned := counts.get("clean")):
         yield (

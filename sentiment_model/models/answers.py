@@ -4,7 +4,9 @@ Of two classes there is the `probability` of the second, which has the label fro
 probability of each, and the most probable one is the label.
 """
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sentiment_model.classes import Classes
 
@@ -20,6 +22,16 @@ def answer_columns(classes: Classes) -> list[str]:
     """Return the names of the columns that :func:`answers` makes."""
     confidence = [] if len(classes) == 2 else ["confidence"]
     return ["label", *confidence, *probability_columns(classes)]
+
+
+def most_likely(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the number of the class with the largest probability, of equal ones the last: positive from 0.5 on.
+
+    Args:
+        probabilities: of all classes, shape (rows, classes).
+    """
+    classes = probabilities.shape[1]
+    return np.asarray(classes - 1 - probabilities[:, ::-1].argmax(axis=1))
 
 
 def answers(probabilities: pl.Series, classes: Classes, threshold: float = THRESHOLD) -> pl.DataFrame:
@@ -39,7 +51,7 @@ def answers(probabilities: pl.Series, classes: Classes, threshold: float = THRES
     if len(classes) == 2:
         second = values[:, 1]
         return pl.DataFrame({"label": names.gather((second >= threshold).astype("uint32")), "probability": second})
-    best = pl.DataFrame({"label": names.gather(values.argmax(axis=1)), "confidence": values.max(axis=1)})
+    best = pl.DataFrame({"label": names.gather(most_likely(values)), "confidence": values.max(axis=1)})
     return best.hstack(pl.DataFrame(values, schema=probability_columns(classes), orient="row"))
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sentiment_model.config import DriftConfig
 from sentiment_model.errors import StoreError
+from sentiment_model.models.answers import most_likely
 
 Histograms = Mapping[str, tuple[int, ...]]
 
@@ -67,7 +68,7 @@ def histograms(scores: pl.DataFrame) -> dict[str, tuple[int, ...]]:
     counts = {}
     for name, size in bins(probabilities.shape[1]).items():
         if name == _LABEL:
-            found = probabilities.argmax(axis=1)
+            found = most_likely(probabilities)
         else:
             found = np.searchsorted(EDGES[name], values[name], side="left")
         counts[name] = tuple(np.bincount(found, minlength=size).tolist())

@@ -51,13 +51,11 @@ class FusedModel:
         self._counts_once, self._wide_bias = True, np.zeros_like(self._bias)
         if wide is not None:
             check, weight = wide.check.numpy().view(np.uint16).astype(np.uint64), wide.weight.numpy()
-            if len(self._bias) == 1:
+            if wide.place is None:
                 # Weight and check in one word: one access to memory in place of two.
                 said = weight.ravel().view(np.uint32)
             else:
-                known = weight.any(axis=1)
-                said = np.where(known, known.cumsum(), 0).astype(np.uint64)
-                check, self._weights = np.where(known, check, np.uint64(0)), weight[known]
+                said, self._weights = wide.place.numpy().view(np.uint32), weight
             self._entries = (check << np.uint64(32)) | said
             self._counts_once, self._wide_bias = bool(wide.counts_once), wide.bias.numpy()
 

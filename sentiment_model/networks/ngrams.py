@@ -67,9 +67,14 @@ class NGramScore(nn.Module):
 
     Attributes:
         answer_shape: of the answer to one review.
+        weight: of each bucket, shape (buckets, 1); with more outputs than one, of each n-gram that is known after a
+            line of zeros, shape (1 + n-grams, outputs).
+        place: with more outputs than one, the line of each bucket, int32, shape (buckets,).
+        check: what tells the n-gram of each bucket from others, shape (buckets,).
     """
 
     weight: Tensor
+    place: Tensor | None
     check: Tensor
     bias: Tensor
     counts_once: Tensor
@@ -78,17 +83,37 @@ class NGramScore(nn.Module):
         super().__init__()
         self.max_order = max_order
         self.answer_shape = (count_outputs(classes),)
-        self.register_buffer("weight", torch.zeros(BUCKETS, *self.answer_shape))
+        (outputs,) = self.answer_shape
+        self.register_buffer("weight", torch.zeros(BUCKETS if outputs == 1 else 1, outputs))
+        self.register_buffer("place", None if outputs == 1 else torch.zeros(BUCKETS, dtype=torch.int32))
         self.register_buffer("check", torch.zeros(BUCKETS, dtype=torch.int16))
         self.register_buffer("bias", torch.zeros(self.answer_shape))
         self.register_buffer("counts_once", torch.tensor(True))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         state_dict.setdefault(f"{prefix}counts_once", torch.tensor(False))
-        for name in ("weight", "bias"):  # models from before there were more than two classes
-            if prefix + name in state_dict:
-                state_dict[prefix + name] = state_dict[prefix + name].view_as(getattr(self, name))
+        if self.place is None:
+            for name in ("weight", "bias"):  # models from before there were more than two classes
+                if prefix + name in state_dict:
+                    state_dict[prefix + name] = state_dict[prefix + name].view_as(getattr(self, name))
+        elif f"{prefix}weight" in state_dict:
+            self.weight = self.weight.new_zeros(len(state_dict[f"{prefix}weight"]), *self.answer_shape)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def learn(self, hashes: Tensor, weights: Tensor) -> None:
+        """Know some n-grams, in place of any others.
+
+        Args:
+            hashes: of n-grams in buckets of their own, shape (n-grams,).
+            weights: of them, shape (n-grams, outputs).
+        """
+        buckets = bucket_of(hashes)
+        self.check.zero_()[buckets] = check_of(hashes)
+        if self.place is None:
+            self.weight.zero_()[buckets] = weights
+        else:
+            self.place.zero_()[buckets] = torch.arange(1, len(hashes) + 1, dtype=torch.int32, device=hashes.device)
+            self.weight = torch.cat([weights.new_zeros(1, weights.shape[1]), weights])
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return the scores.
@@ -109,5 +134,6 @@ class NGramScore(nn.Module):
                 counts = (hashes >= 0) & (hashes.diff(dim=1, prepend=hashes.new_full((len(ids), 1), -1)) != 0)
             buckets = bucket_of(hashes)
             is_known = counts & (self.check[buckets] == check_of(hashes))
-            total = total + (self.weight[buckets] * is_known.unsqueeze(-1)).sum(dim=1)
+            lines = self.weight[buckets if self.place is None else self.place[buckets]]
+            total = total + (lines * is_known.unsqueeze(-1)).sum(dim=1)
         return total / lengths.sqrt().unsqueeze(-1) + self.bias

@@ -34,9 +34,9 @@ def score_reviews(
         classifier: weights, shape (outputs, directions, poolings, units).
         poolings: places in :data:`sentiment_model.networks.pooling_loop.POOLINGS`.
         bias: of the classifier, shape (outputs,).
-        entries: of the n-grams' buckets: the check above the weight where there is one output, or else above the place
-            of the weights plus one.
-        ngram_weights: where there are more outputs, shape (n-grams, outputs).
+        entries: of the n-grams' buckets: the check above the weight where there is one output, or else above the line
+            of the weights.
+        ngram_weights: where there are more outputs, shape (lines, outputs).
         max_order: tokens of the longest n-grams; 0 for none.
         counts_once: whether an n-gram that a review repeats counts once.
         wide_bias: of the n-grams' score, shape (outputs,).
@@ -75,9 +75,9 @@ def score_reviews(
                     score += np.uint32(weight).view(np.float32)
                 scores[0] = score
             else:
-                for one_after in found[:known]:
+                for line in found[:known]:
                     for output in range(outputs):
-                        scores[output] += ngram_weights[one_after - np.uint64(1), output]
+                        scores[output] += ngram_weights[line, output]
             for output in range(outputs):
                 logits[row, 1, output] = np.float32(scores[output]) / np.sqrt(np.float32(len(ids))) + wide_bias[output]
 

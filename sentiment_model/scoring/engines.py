@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 import polars as pl
 import torch
 
-from sentiment_model.errors import ConfigurationError
+from sentiment_model.errors import ConfigurationError, SentimentError
 from sentiment_model.models.bundle import Predictor
 from sentiment_model.networks.device import choose_device, count_cores
 from sentiment_model.scoring.label import ScoringJob, score_shard
@@ -149,7 +149,7 @@ class LocalEngine:
 
     def _start(self, processes: Sequence["_Process"]) -> None:
         for process in processes:
-            with suppress(OSError):
+            with suppress(Exception):
                 if not self._closing:
                     process.start()
             self._idle.put(process)
@@ -202,10 +202,8 @@ class _Process:
 
     def score(self, shard: JobShard, seconds: float) -> Receipt:
         try:
-            self.start()
-            assert self._pool is not None  # noqa: S101 - it has been started
-            process = self._ready.result()
-            return self._pool.submit(_score, shard).result(seconds)
+            pool, process = self._started(seconds)
+            return pool.submit(_score, shard).result(seconds)
         except BrokenProcessPool as error:
             self.close()
             raise WorkerLostError(f"a worker process died while {shard.name} was in work") from error
@@ -213,6 +211,23 @@ class _Process:
             os.kill(process, signal.SIGKILL)
             self.close()
             raise WorkerLostError(f"{shard.name} took longer than {seconds:,.0f} s; its process was ended") from error
+
+    def _started(self, seconds: float) -> tuple[ProcessPoolExecutor, int]:
+        """Return the pool of the process and its id once it has its models.
+
+        One that could not get them is ended, and the next shard starts another: it would else fail shard after shard,
+        in no time, beside processes that work.
+        """
+        try:
+            self.start()
+            assert self._pool is not None  # noqa: S101 - it has been started
+            return self._pool, self._ready.result(seconds)
+        except (BrokenProcessPool, SentimentError):
+            self.close()
+            raise
+        except Exception as error:
+            self.close()
+            raise WorkerLostError(f"a worker process could not start: {error!r}") from error
 
     def close(self) -> None:
         if self._pool is not None:

@@ -92,10 +92,9 @@ def text_column(batch: Batch, name: str) -> pl.Expr:
     file = batch.origin["file"][0]
     expression = column(batch.frame, name)
     if expression is None:
-        zeros = ", and zero bytes: is it UTF-16 or UTF-32?" if "\0" in "".join(batch.columns) else ""
         raise SourceError(
             f"text column missing: {file} has no column {name!r}, it has {', '.join(batch.columns) or 'none'}"
-            f"{zeros}; name the column with the text"
+            f"; name the column with the text"
         )
     dtype = batch.frame.select(expression).dtypes[0]
     if dtype.is_nested():

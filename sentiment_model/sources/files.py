@@ -124,6 +124,24 @@ def read_batches(
         WrongGuessError: the guess was wrong.
         SourceError: the file, or its header, cannot be read at all, or Parquet that is packed unpacks to far too much.
     """
+    for batch in _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types):
+        if any("\0" in name for name in batch.columns):  # which Arrow cannot write
+            raise SourceError(
+                f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format} at all?"
+            )
+        yield batch
+
+
+def _read(
+    file: SourceFile,
+    config: ReviewFiles,
+    batch_rows: int,
+    only: Collection[str] | None,
+    row_groups: tuple[int, int] | None,
+    first_row: int,
+    *,
+    guess_types: bool,
+) -> Iterator[Batch]:
     if file.format == "parquet":
         with _seekable(file) as content:
             yield from read_parquet(file.name, content, batch_rows, only, row_groups, first_row)

@@ -1,7 +1,7 @@
 """Ingest: reviews of any source to one schema; rows that cannot be used to quarantine, with the reason."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -50,12 +50,24 @@ def write_reviews(writer: DatasetWriter, config: IngestConfig) -> dict[str, Any]
         PartWriter(writer, "quarantine", QUARANTINE_SCHEMA) as quarantine,
     ):
         for batch in batches:
-            reviews, rejects, neutral = to_reviews(batch, config)
+            reviews, rejects, left_out = to_reviews(batch, config)
             part.write(reviews)
             quarantine.write(rejects)
-            tally.add(batch, reviews, rejects, neutral)
+            tally.add(batch, reviews, rejects, left_out)
     tally.check()
     return tally.counts()
+
+
+def ingest_message(counts: Mapping[str, Any]) -> str:
+    """Return what became of the rows that :func:`write_reviews` counted, in a sentence."""
+    labels = ", ".join(f"{name} {count:,}" for name, count in counts["labels"].items() if count)
+    said = f"Read {counts['rows_in']:,} rows: {counts['rows']:,} reviews ({labels})"
+    if counts["left_out"]:
+        said += f", {counts['left_out']:,} left out between classes or by their label"
+    if counts["quarantined"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts["reasons"].items())
+        said += f", {counts['quarantined']:,} in quarantine ({reasons})"
+    return said
 
 
 def _open(config: IngestConfig) -> tuple[IngestConfig, Iterator[Batch]]:
@@ -83,7 +95,7 @@ class _Tally:
         self._classes = config.classes
         self._rows_in = 0
         self._rows = 0
-        self._neutral = 0
+        self._left_out = 0
         self._labels: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -96,11 +108,11 @@ class _Tally:
         self._absent = dict.fromkeys(wanted)
         self._columns: dict[str, None] = {}
 
-    def add(self, batch: Batch, reviews: pl.DataFrame, rejects: pl.DataFrame, neutral: int) -> None:
+    def add(self, batch: Batch, reviews: pl.DataFrame, rejects: pl.DataFrame, left_out: int) -> None:
         """Count a batch and what became of it."""
         self._rows_in += len(batch.origin) + len(batch.rejects)
         self._rows += len(reviews)
-        self._neutral += neutral
+        self._left_out += left_out
         self._grouped += reviews["group"].count()
         labels = reviews["label"].value_counts()
         self._labels.update(
@@ -121,10 +133,10 @@ class _Tally:
     def check(self) -> None:
         """Raise where rows were lost, or where what is left cannot be trusted."""
         config = self._config
-        if self._rows_in != self._rows + self._quarantined + self._neutral:
+        if self._rows_in != self._rows + self._quarantined + self._left_out:
             raise RuntimeError(
                 f"{self._rows_in} rows came in, but {self._rows} went out, {self._quarantined} to quarantine "
-                f"and {self._neutral} were neutral; this is a defect of the program"
+                f"and {self._left_out} were left out; this is a defect of the program"
             )
         where = config.path or config.source
         if not self._rows_in:
@@ -133,7 +145,8 @@ class _Tally:
         if share > config.max_bad_share or not self._rows:
             raise QualityError(
                 f"{self._quarantined:,} of {self._rows_in:,} rows of {where} are unusable, {share:.1%} "
-                f"(max_bad_share: {config.max_bad_share:.1%}), and {self._neutral:,} neutral; repair them, "
+                f"(max_bad_share: {config.max_bad_share:.1%}), and {self._left_out:,} "
+                f"{'was' if self._left_out == 1 else 'were'} left out; repair them, "
                 f"correct column mapping and label values, or raise max_bad_share\n{self._table()}"
             )
         if self._absent:
@@ -156,7 +169,7 @@ class _Tally:
             "rows_in": self._rows_in,
             "rows": self._rows,
             "quarantined": self._quarantined,
-            "neutral": self._neutral,
+            "left_out": self._left_out,
             "with_group": self._grouped,
             "labels": {name: self._labels[name] for name in (*self._classes, _UNLABELLED)},
             "sources": dict(sorted(self._sources.items())),

@@ -4,6 +4,7 @@ import math
 
 import polars as pl
 
+from sentiment_model.classes import WHOLE, fold
 from sentiment_model.config import IngestConfig
 from sentiment_model.errors import QualityError
 from sentiment_model.sources.columns import column, mapping_of
@@ -17,11 +18,11 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
     """Turn a batch into reviews.
 
     A label decides where there is one, else the rating; with neither, the review is unlabelled. A review without a
-    label whose rating lies between those of two classes is neutral, as one with a label to be dropped, and left out.
+    label whose rating lies between those of two classes is left out, as one with a label to be dropped is.
     Beside a label, a rating that is no number does no harm and becomes null.
 
     Returns:
-        the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were neutral.
+        the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were left out.
 
     Raises:
         SourceError: there is no text column, or it holds no text.
@@ -31,7 +32,7 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
     if batch.origin.is_empty():
         return REVIEW_SCHEMA.to_frame(), batch.rejects, 0
     mapping = mapping_of(config)
-    columns, missing = mapping.columns, _folded(config.missing_labels)
+    columns, missing = mapping.columns, list(map(fold, config.missing_labels))
     table = pl.DataFrame(
         [
             *batch.origin,
@@ -66,18 +67,22 @@ def _judge(table: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:
     if ranges is None:
         if table.select((by_rating & rating.is_not_null()).any()).item():
             raise QualityError(
-                "no ratings are named for these classes; set ratings to one range for each, as 1-2,3,4-5"
+                f"nothing says which ratings mean {', '.join(config.classes)}; set ratings to a range for each, in the "
+                "order of the classes, as --ingest.ratings 1-2,4-5"
             )
         ranges = ()
     rated = pl.lit(None, pl.Int8)
     for place, (low, high) in enumerate(ranges):
         rated = pl.when(rating.is_between(low, high)).then(pl.lit(place, pl.Int8)).otherwise(rated)
-    spelled = {value: place for place, values in enumerate(config.spellings()) for value in _folded(values)}
+    spelled = {value: place for place, values in enumerate(config.spellings()) for value in map(fold, values)}
     named = given.replace_strict(spelled, default=None, return_dtype=pl.Int8)
-    is_unknown = given.is_not_null() & named.is_null() & ~given.is_in(_folded(config.dropped_labels))
+    is_unknown = given.is_not_null() & named.is_null() & ~given.is_in(list(map(fold, config.dropped_labels)))
     lowest, highest = (ranges[0].low, ranges[-1].high) if ranges else (-math.inf, math.inf)
-    outside = f"rating {{}} is not from {lowest:g} to {highest:g}; set ratings to the ranges of the source"
-    unknown = "label {} means none of {}; name it in labels"
+    outside = (
+        f"rating {{}} is not from {lowest:g} to {highest:g}; set ratings to the ranges of the source, as "
+        "--ingest.ratings 1-4,7-10, or name it in missing_labels"
+    )
+    unknown = "label {} means none of {}; name it in labels, dropped_labels or missing_labels"
     return table.with_columns(
         label=pl.when(given.is_null()).then(rated).otherwise(named),
         fault=pl.when(is_unknown)
@@ -110,17 +115,13 @@ def _group(values: pl.Series) -> pl.Series:
     """Return names of groups, which are the same whatever their spelling: half of a group is a group that is known."""
     if values.dtype.is_float():
         values = values.set(~values.is_finite(), None)
-    return _blank_as_null(_as_text(values).str.normalize("NFC"))
+    return _blank_as_null(_as_text(values))
 
 
 def _blank_as_null(values: pl.Series, *others: str) -> pl.Series:
-    """Fold case and white space, make 1.0 the same as 1, and blank values null."""
-    folded = values.str.strip_chars().str.to_lowercase().str.replace(r"^([+-]?\d+)\.0+$", "$1")
+    """Fold values as :func:`sentiment_model.classes.fold` does, and make blank ones and others null."""
+    folded = values.str.normalize("NFC").str.strip_chars().str.to_lowercase().str.replace(WHOLE, "$1")
     return folded.set(folded.is_in(["", *others]), None)
-
-
-def _folded(values: tuple[str, ...]) -> list[str]:
-    return [value.strip().lower() for value in values]
 
 
 def moment(values: pl.Series) -> pl.Series:

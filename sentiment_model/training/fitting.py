@@ -239,10 +239,9 @@ def _weigh(
         temperature, scale, shifts = fit_combination(logits_of(answers).numpy(), logits_of(scores).numpy(), labels)
         shift = answers_of(torch.from_numpy(shifts) + prior_shift * temperature)
         weights |= {
+            **{f"wide.{name}": tensor for name, tensor in wide.state_dict().items()},
             "wide.weight": wide.weight * scale,
-            "wide.check": wide.check,
             "wide.bias": wide.bias * scale + shift.float(),
-            "wide.counts_once": wide.counts_once,
         }
         answers = answers + scale * scores
     return FittedModel(network, weights, temperature, probabilities_of(answers + shift, temperature), result.history)

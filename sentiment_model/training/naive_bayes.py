@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sentiment_model.networks.batching import TokenizedReviews
-from sentiment_model.networks.ngrams import NGramScore, bucket_of, check_of
+from sentiment_model.networks.ngrams import NGramScore
 from sentiment_model.networks.outputs import count_outputs, shares_of
 from sentiment_model.training.calibration import calibrated_loss
 from sentiment_model.training.dual_ascent import NGramValues, rounds
@@ -47,24 +47,20 @@ def fit_ngrams(reviews: TokenizedReviews, validation: TokenizedReviews, max_orde
     score = NGramScore(max_order, classes)
     labels, truth = (_labels(split, classes) for split in (reviews, validation))
     counts = count_ngrams(reviews, labels, max_order)
-    entries, ratios, buckets = entries_of(counts.hashes), log_ratio(counts), bucket_of(torch.from_numpy(counts.hashes))
-    score.check[buckets] = check_of(torch.from_numpy(counts.hashes))
+    entries, weights = entries_of(counts.hashes), np.empty((len(counts.hashes), labels.shape[1]), dtype=np.float32)
     for output in range(labels.shape[1]):
-        ngrams = NGramValues(entries, ratios[:, output], counts.reviews, max_order)
-        weights, bias = _fit(reviews, labels[:, output], ngrams, validation, truth[:, output])
-        score.weight[buckets, output] = torch.from_numpy(weights)
+        ngrams = NGramValues(entries, log_ratio(counts, output), counts.reviews, max_order)
+        weights[:, output], bias = _fit(reviews, labels[:, output], ngrams, validation, truth[:, output])
         score.bias[output] = bias
+    score.learn(torch.from_numpy(counts.hashes), torch.from_numpy(weights))
     return score
 
 
-def log_ratio(counts: NGramCounts) -> NDArray[np.float64]:
-    """Return by how much each n-gram is more frequent in reviews of a label than in others, in nats.
-
-    The shape is (n-grams, labels).
-    """
-    with_label = _PRIOR_REVIEWS + counts.labelled
-    without = _PRIOR_REVIEWS + counts.reviews[:, None] - counts.labelled
-    ratio: NDArray[np.float64] = np.log(with_label / with_label.sum(axis=0)) - np.log(without / without.sum(axis=0))
+def log_ratio(counts: NGramCounts, label: int) -> NDArray[np.float64]:
+    """Return by how much each n-gram is more frequent in reviews of a label than in others, in nats."""
+    with_label = _PRIOR_REVIEWS + counts.labelled[:, label]
+    without = _PRIOR_REVIEWS + counts.reviews - counts.labelled[:, label]
+    ratio: NDArray[np.float64] = np.log(with_label / with_label.sum()) - np.log(without / without.sum())
     return ratio
 
 
