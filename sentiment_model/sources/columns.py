@@ -94,7 +94,7 @@ def text_column(batch: Batch, name: str) -> pl.Expr:
     if expression is None:
         raise SourceError(
             f"text column missing: {file} has no column {name!r}, it has {', '.join(batch.columns) or 'none'}"
-            f"; name the column with the text"
+            "; name the column with the text"
         )
     dtype = batch.frame.select(expression).dtypes[0]
     if dtype.is_nested():

@@ -127,7 +127,7 @@ def read_batches(
     for batch in _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types):
         if any("\0" in name for name in batch.columns):  # which Arrow cannot write
             raise SourceError(
-                f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format} at all?"
+                f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format}?"
             )
         yield batch
 
