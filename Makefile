@@ -7,7 +7,7 @@ PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 export PREFECT_HOME ?= $(STATE)/prefect
 
-.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-speed bench-bulk bench-gpu bench-faults bench-gate bench-start bench-ledger lock clean
+.PHONY: run serve stop test test-slow test-browser lint format bench-quality bench-languages bench-speed bench-bulk bench-gpu bench-faults bench-gate bench-start bench-ledger lock clean
 
 # Prefect makes its home, but not the folder above it.
 run: .venv/runtime
@@ -42,6 +42,9 @@ format: .venv/dev
 
 bench-quality: .venv/benchmarks
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-languages: .venv/benchmarks
+	$(BIN)/python -m benchmarks.languages $(ARGS)
 
 bench-speed: .venv/benchmarks
 	$(BIN)/python -m benchmarks.speed $(ARGS)
