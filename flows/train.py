@@ -21,11 +21,13 @@ from pydantic import BaseModel
 from flows._mlflow import start_mlflow_run
 from sentiment_model.errors import ModelError
 from sentiment_model.evaluation.evaluate import ChampionModel
+from sentiment_model.evaluation.job import read_evaluation
 from sentiment_model.models.bundle import ModelDescription
+from sentiment_model.redaction import redacted
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
 from sentiment_model.sources.vectors import VectorsFile
-from sentiment_model.store.datasets import DatasetRef, open_dataset
+from sentiment_model.store.datasets import Dataset, DatasetRef, open_dataset
 from sentiment_model.training.job import TRAIN, resolve_processes, training_identity
 from tasks.baseline import baseline
 from tasks.clean import clean
@@ -94,6 +96,7 @@ def train(run: TrainingRun) -> TrainingSummary:
     made = [reviews, cleaned, tokens, *([start] if start else []), model, peer, evaluation]
     reused = [ref.stage for ref in made if open_dataset(ref).manifest.created_at < started]
     get_run_logger().info("Reused from earlier runs: %s", ", ".join(reused) or "nothing")
+    get_run_logger().info("%s", _result(open_dataset(evaluation)))
     return TrainingSummary(
         reviews=reviews,
         cleaned=cleaned,
@@ -102,6 +105,16 @@ def train(run: TrainingRun) -> TrainingSummary:
         evaluation=evaluation,
         registration=registration,
         reused=reused,
+    )
+
+
+def _result(evaluation: Dataset) -> str:
+    """Return what the model came to, and where that is told at length."""
+    found, _ = read_evaluation(evaluation)
+    accuracy = found.test.metrics["accuracy"]
+    return (
+        f"Accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) of {found.test.rows:,} held-out "
+        f"reviews; the report is {redacted(evaluation.files('report')[0])}"
     )
 
 

@@ -39,7 +39,9 @@ def write_stars(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_the_example_of_the_documents(settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_documents(
+    settings_in: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(settings_in)
     write_stars(settings_in / "stars.jsonl")
     document = (ROOT / "docs" / "training.md").read_text().replace("\\\n", " ")
@@ -71,6 +73,9 @@ def test_the_example_of_the_documents(settings_in: Path, prefect_server: None, m
     with open_dataset(trained.model).local_folder() as folder:
         assert ModelDescription.read(folder).classes == Classes(names=("1", "2", "3", "4", "5"), ordered=True)
     assert trained.registration.promoted
+    assert "Read 180 rows: 180 reviews (1 36, 2 36, 3 36, 4 36, 5 36)" in caplog.text
+    (report,) = re.findall(r"Accuracy .* held-out reviews; the report is (.*)", caplog.text)
+    assert "Mean absolute error" in Path(report).read_text()
 
     new = pl.DataFrame({"body": [f"My aunt calls it {word}!" for word in VERDICTS.values()]})
     new.write_csv(settings_in / "new.csv")
