@@ -14,7 +14,7 @@ from importlib.metadata import distribution
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -26,11 +26,12 @@ from benchmarks.table import RESULTS, Table, write_results
 from sentiment_model.config import IngestConfig, TrainingRun
 from sentiment_model.evaluation.metrics import Bootstrap, Interval, number_groups
 from sentiment_model.store.datasets import Store
+from sentiment_model.text.tokens import Unit
 
 Probabilities = NDArray[np.float64]
 """Of all classes, shape (reviews, classes)."""
 
-UNITS = ("auto", "word", "character", "subword")
+UNITS = ("auto", *get_args(Unit))
 
 _METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 _COLUMNS = ("", "contestant", "accuracy (%)", "balanced (%)", "macro-F1 (%)", "log loss", "training (s)")
@@ -41,7 +42,6 @@ _NOTE = (
 )
 _CONFIDENCE = 0.95
 _SAMPLES = 1000
-_ROWS = 20_000  # scored at once
 
 
 def _nsmc(data: Path, ratings: str, classes: str) -> IngestConfig:
@@ -142,9 +142,8 @@ def _measure(source: IngestConfig, folder: Path, options: argparse.Namespace) ->
         changed = TrainingRun.model_validate({"ingest": source, **changes})
         with tempfile.TemporaryDirectory(dir=folder) as model:
             seconds, predictor = train_ours(changed, folder / "reviews.parquet", Path(model), seed)
-            texts = [test["text"].slice(row, _ROWS) for row in range(0, len(test), _ROWS)]
-            found = pl.concat([predictor.predict(part)["probabilities"] for part in texts])
-        return seconds, judge(found.to_numpy())
+            found = predictor.predict(test["text"])["probabilities"].to_numpy()
+        return seconds, judge(found)
 
     contestants = []
     if not options.without_peer:

@@ -22,6 +22,7 @@ from flows._mlflow import start_mlflow_run
 from sentiment_model.errors import ModelError
 from sentiment_model.evaluation.evaluate import ChampionModel
 from sentiment_model.evaluation.job import read_evaluation
+from sentiment_model.evaluation.report import interval
 from sentiment_model.models.bundle import ModelDescription
 from sentiment_model.redaction import redacted
 from sentiment_model.registry.tracking import Tracker
@@ -111,10 +112,9 @@ def train(run: TrainingRun) -> TrainingSummary:
 def _result(evaluation: Dataset) -> str:
     """Return what the model came to, and where that is told at length."""
     found, _ = read_evaluation(evaluation)
-    accuracy = found.test.metrics["accuracy"]
     return (
-        f"Accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) of {found.test.rows:,} held-out "
-        f"reviews; the report is {redacted(evaluation.files('report')[0])}"
+        f"Accuracy {interval(found.test.metrics['accuracy'])} of {found.test.rows:,} held-out reviews; the report is "
+        f"{redacted(evaluation.files('report')[0])}"
     )
 
 

@@ -92,7 +92,6 @@ class _Tally:
 
     def __init__(self, config: IngestConfig) -> None:
         self._config = config
-        self._classes = config.classes
         self._rows_in = 0
         self._rows = 0
         self._left_out = 0
@@ -116,7 +115,7 @@ class _Tally:
         self._grouped += reviews["group"].count()
         labels = reviews["label"].value_counts()
         self._labels.update(
-            {_UNLABELLED if number is None else self._classes[number]: n for number, n in labels.iter_rows()}
+            {_UNLABELLED if number is None else self._config.classes[number]: n for number, n in labels.iter_rows()}
         )
         self._sources.update(dict(reviews["source"].value_counts().iter_rows()))
         self._reasons.update(dict(rejects["reason"].value_counts().iter_rows()))
@@ -171,7 +170,7 @@ class _Tally:
             "quarantined": self._quarantined,
             "left_out": self._left_out,
             "with_group": self._grouped,
-            "labels": {name: self._labels[name] for name in (*self._classes, _UNLABELLED)},
+            "labels": {name: self._labels[name] for name in (*self._config.classes, _UNLABELLED)},
             "sources": dict(sorted(self._sources.items())),
             "reasons": dict(self._reasons.most_common()),
         }
