@@ -1,13 +1,12 @@
 """Five stars as five classes, from training to scores, by the example of the documents."""
 
-import json
 import re
 import shlex
-from itertools import product
 from pathlib import Path
 
 import polars as pl
 import pytest
+from tiny import VERDICTS, write_stars
 
 from flows._cli import run_cli
 from flows.score import score
@@ -18,25 +17,6 @@ from sentiment_model.models.bundle import ModelDescription
 from sentiment_model.store.datasets import open_dataset
 
 ROOT = Path(__file__).parent.parent
-VERDICTS = {1: "awful", 2: "disappointing", 3: "average", 4: "good", 5: "wonderful"}
-
-
-def write_stars(path: Path) -> None:
-    """Write reviews of products whose number of stars one word tells."""
-    openings = [
-        "The handle is",
-        "I think it is",
-        "To me the box was",
-        "All in all",
-        "For the price it is",
-        "We found it",
-    ]
-    ends = ["", ", and so is the lid", ", as I said before", ", for now", ", says my mother", " after a week"]
-    rows = [
-        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number // 5}"}
-        for number, (opening, end, stars) in enumerate(product(openings, ends, VERDICTS))
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_the_example_of_the_documents(

@@ -15,7 +15,7 @@ import pytest
 from languages import write_korean
 from mlflow import MlflowClient
 from test_documents import DOCUMENTS, name_of
-from tiny import tiny_bundle, tiny_reviews
+from tiny import tiny_bundle, tiny_reviews, write_stars
 
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.settings import Settings
@@ -81,6 +81,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir()
         reviews.write_csv(tmp_path / folder / "reviews.csv")
     write_korean(tmp_path / "korean.parquet")
+    write_stars(tmp_path / "stars.jsonl")
     (tmp_path / "dump.jsonl.gz").write_bytes(gzip.compress(reviews.write_ndjson().encode()))
     in_may = datetime(2026, 5, 10, tzinfo=UTC).timestamp()
     os.utime(tmp_path / "inbox" / "reviews.csv", (in_may, in_may))

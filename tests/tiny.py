@@ -1,6 +1,8 @@
 """Models and trainings small enough for a test."""
 
+import json
 from importlib.metadata import distribution
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sentiment_model.text.vocabulary import Vocabulary
 from sentiment_model.training.history import EpochMetrics
 
 WORDS = "a film that is good bad great awful , . not"
+VERDICTS = {1: "awful", 2: "disappointing", 3: "average", 4: "good", 5: "wonderful"}
 
 
 def tiny_bundle(
@@ -82,3 +85,21 @@ def epoch_metrics(epoch: int, train_loss: float = 0.6, validation_loss: float = 
         seconds=2.0,
         tokens_per_second=1000.0,
     )
+
+
+def write_stars(path: Path) -> None:
+    """Write reviews of products whose number of stars one word tells."""
+    openings = [
+        "The handle is",
+        "I think it is",
+        "To me the box was",
+        "All in all",
+        "For the price it is",
+        "We found it",
+    ]
+    ends = ["", ", and so is the lid", ", as I said before", ", for now", ", says my mother", " after a week"]
+    rows = [
+        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number // 5}"}
+        for number, (opening, end, stars) in enumerate(product(openings, ends, VERDICTS))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
