@@ -110,12 +110,13 @@ def _in_chunks(dump: str, answer: Any) -> int:
 def bound(dump: str) -> int:
     """Read a dump as ours does, and write it as ours does."""
     from sentiment_model.config import ReviewFiles
-    from sentiment_model.sources.files import list_files, read_batches
+    from sentiment_model.sources.files import read_batches
+    from sentiment_model.sources.listing import list_files
     from sentiment_model.store.datasets import DatasetWriter
     from sentiment_model.store.parts import PartWriter
 
     config = ReviewFiles(path=dump)
-    (file,) = list_files(dump, "auto")
+    (file,) = list_files(ReviewFiles(path=dump)).files
     folder = Path(dump).with_name("bound")
     folder.mkdir()
     rows, part = 0, None

@@ -36,7 +36,7 @@ def score(path: str, bundle: str, store: str, batch_rows: int) -> dict[str, Any]
     run = ScoringRun(files=ReviewFiles(path=path), batch_rows=batch_rows, shard_rows=10_000)
     started = time.perf_counter()
     predictor = Predictor.load(Path(bundle))
-    files = {file_key(file): file for file in files_to_score(run)}
+    files = {file_key(file): file for file in files_to_score(run).files}
     splits = {key: Store(store).materialise(SPLIT, *recipe)[0] for key, recipe in split_recipes(files, run).items()}
     job = ScoringJob(
         table=f"{store}/scores",

@@ -7,7 +7,7 @@ params, so each field carries its description, bounds and unit.
 import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sentiment_model.classes import (
     BINARY,
@@ -93,11 +93,30 @@ class ReviewFiles(Config):
     """Review files of one kind, to train on or to score."""
 
     path: str | None = Field(
-        None, description="File, glob, folder or object-store URL; plain, .gz or .zst, in one of the formats."
+        None,
+        description="File, glob, folder or object-store URL; plain, .gz, .zst, .bz2, .xz or .zip.",
     )
-    format: FileFormat = Field("auto", description="File format; `auto` goes by each file's name.")
+    format: FileFormat = Field("auto", description="File format; `auto` goes by each file's name and first bytes.")
     preset: Preset | None = Field(None, description="Column mapping of a well-known dump; `columns` is then ignored.")
     columns: Columns = Field(default_factory=Columns, description="Column mapping, unless a preset is named.")
+    delimiter: str | None = Field(
+        None,
+        description="Of CSV and the like, the character between fields, `tab` for a tab; left empty, it is found out.",
+    )
+    quote: str | None = Field(
+        None, description="The quote around fields, or `none` where quotes mean nothing; left empty, it is found out."
+    )
+    escape: str | None = Field(
+        None,
+        description="The character before a quote within a field, or `none` where that is doubled; left empty, it is "
+        "found out.",
+    )
+    column_names: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Names of the columns of files without a header, in their order."
+    )
+    encoding: str | None = Field(
+        None, description="Encoding of text, such as `cp1252`; left empty, it is UTF-8, or UTF-16 where that shows."
+    )
     max_text_bytes: int = Field(
         1_000_000,
         ge=1,
@@ -108,6 +127,26 @@ class ReviewFiles(Config):
     max_bad_share: Share = Field(
         0.05, title="Largest bad share", description="Largest share of quarantined rows before the run fails."
     )
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        if value is None or value == "none":
+            return value
+        character = {"tab": "\t", "\\t": "\t"}.get(value, value)
+        if len(character) != 1 or character in "\r\n":
+            raise ValueError(f"{value!r} is not one character")
+        return character
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                "".encode(value)
+            except LookupError as error:
+                raise ValueError(f"{value!r} is no encoding of text known here; try utf-8 or cp1252") from error
+        return value
 
 
 def _source_first(schema: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from prefect import get_run_logger
 
 from sentiment_model.config import IngestConfig
-from sentiment_model.sources.ingest import INGEST, ingest_message, source_fingerprints, write_reviews
+from sentiment_model.sources.ingest import INGEST, ingest_message, passed_over, source_fingerprints, write_reviews
 from sentiment_model.store.datasets import DatasetRef, open_dataset
 from tasks._stage import run_stage
 
@@ -26,5 +26,7 @@ def ingest(config: IngestConfig, store_url: str) -> DatasetRef:
         lambda writer: write_reviews(writer, config),
         timeout_seconds=_TIMEOUT_SECONDS,
     )
+    if message := passed_over(config):
+        get_run_logger().warning("%s", message)
     get_run_logger().info("%s", ingest_message(open_dataset(dataset).counts))
     return dataset

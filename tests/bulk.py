@@ -51,7 +51,7 @@ def prepare(
     folder: Path | str, predictor: Predictor, run: ScoringRun, shadow_version: str | None = None
 ) -> tuple[ScoringJob, list[Shard]]:
     """Return the job and the shards of a run whose table is `folder`; what is split goes to a store beside it."""
-    files = {file_key(file): file for file in files_to_score(run)}
+    files = {file_key(file): file for file in files_to_score(run).files}
     store = Store(f"{folder}-store")
     splits = {key: store.materialise(SPLIT, *recipe)[0] for key, recipe in split_recipes(files, run).items()}
     job = ScoringJob(

@@ -374,7 +374,7 @@ def test_too_many_bad_rows_fail_with_their_reasons(tmp_path):
         ingest(tmp_path, path=str(path), max_bad_share=0.29)
     summary, *table = str(error.value).splitlines()
     assert re.search(r"3 of 10 rows of .*a\.jsonl are unusable, 30\.0%.*raise max_bad_share$", summary)
-    assert re.fullmatch(r"  broken_json +2  first: a\.jsonl row 8: JSON is malformed: .*", table[0])
+    assert re.fullmatch(r"  broken_json +2  first: a\.jsonl row 8: no JSON: .*", table[0])
     assert re.fullmatch(r"  empty_text +1  first: a\.jsonl row 9: nothing but white space", table[1])
     _, _, counts = ingest(tmp_path, path=str(path), max_bad_share=0.3)
     assert counts["reasons"] == {"broken_json": 2, "empty_text": 1}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentiment_model.sources import lines
-from sentiment_model.sources.lines import read_chunks
+from sentiment_model.sources import compression
+from sentiment_model.sources.compression import read_chunks
 from sentiment_model.text.reviews import Fault
 
 MEMBERS = st.lists(st.binary(max_size=300) | st.integers(0, 3000).map(lambda size: b"x" * size), min_size=1, max_size=4)
@@ -17,8 +17,8 @@ MEMBERS = st.lists(st.binary(max_size=300) | st.integers(0, 3000).map(lambda siz
 def read(content: bytes, plain: int, packed: int) -> tuple[bytes, str | None]:
     """Return what is read of a gzip file, in pieces of so many bytes, and the fault that ended it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "_PLAIN_BYTES", plain)
-        patch.setattr(lines._Gz, "INPUT_BYTES", packed)
+        patch.setattr(compression, "PIECE_BYTES", plain)
+        patch.setattr(compression._Gz, "INPUT_BYTES", packed)
         chunks = list(read_chunks(io.BytesIO(content), "gz"))
     pieces = [chunk for chunk in chunks if isinstance(chunk, bytes)]
     assert all(len(piece) <= plain for piece in pieces)

@@ -17,8 +17,9 @@ import zstandard
 
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.files import SourceFile, list_files, read_batches
+from sentiment_model.sources.files import SourceFile, read_batches
 from sentiment_model.sources.lines import split_lines
+from sentiment_model.sources.listing import list_files
 
 LIMIT = """
 import resource
@@ -128,7 +129,7 @@ def packed(folder: Path, name: str, pieces: Iterable[bytes]) -> SourceFile:
         with writer:
             for piece in pieces:
                 writer.write(piece)
-    (source,) = list_files(str(folder / name), "auto")
+    (source,) = list_files(ReviewFiles(path=str(folder / name))).files
     assert source.location.size < MIB
     return source
 
@@ -200,7 +201,7 @@ def test_a_text_that_parquet_stores_once_is_read_a_few_rows_at_a_time(tmp_path: 
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": texts.dictionary_encode() if dictionary else texts, "n": range(150)}), path)
     assert path.stat().st_size < MIB
-    (source,) = list_files(str(path), "auto")
+    (source,) = list_files(ReviewFiles(path=str(path))).files
     numbers = []
     for batch in read_batches(source, ReviewFiles(path=str(path)), 4096):
         assert batch.frame.estimated_size() < 100 * MIB

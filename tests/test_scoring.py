@@ -233,7 +233,7 @@ def test_a_file_is_known_by_its_place_and_content_however_it_is_reached(
         (folder / customer / "day.csv").write_text("text\ngood\n")
 
     def keys(path: Path | str) -> set[str]:
-        return {file_key(file) for file in files_to_score(run_on(path))}
+        return {file_key(file) for file in files_to_score(run_on(path)).files}
 
     both = keys(folder)
     assert len(both) == 2  # equal files of two customers
@@ -316,7 +316,7 @@ def test_the_flow_completes_where_there_is_nothing_to_score(
     cases = [
         (run_on(folder), f"there are no files in {folder}"),
         (run_on(folder / "*.csv", csv=True, to_label=5), f"no file matches {folder}/*.csv"),
-        (run_on(folder), f"no review files in {folder}: no name ends in"),
+        (run_on(folder), f"no review files in {folder}: 1 file passed over: 1 without an ending"),
         (run_on(folder, modified_from=late), f"none of the 1 files in {folder} was changed in the time named"),
     ]
     for number, (run, reason) in enumerate(cases):

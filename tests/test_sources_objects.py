@@ -9,10 +9,10 @@ from obstore.store import from_url
 from polars.testing import assert_frame_equal
 from servers import object_store
 
-from sentiment_model.config import IngestConfig, LabelledColumns
+from sentiment_model.config import IngestConfig, LabelledColumns, ReviewFiles
 from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.sources.files import list_files
 from sentiment_model.sources.ingest import source_fingerprints, write_reviews
+from sentiment_model.sources.listing import list_files
 from sentiment_model.store.datasets import DatasetWriter
 
 TIDY = Path(__file__).parent.parent / "data" / "samples" / "tidy"
@@ -53,7 +53,7 @@ def test_fingerprints_follow_the_content(dump, tmp_path):
     seen = []
     for content in (b"text\none\n", b"text\ntwo\n", b"text\none\n"):
         obstore.put(store, "a.csv", content)
-        seen.append(list_files("s3://reviews/other/a.csv", "auto")[0].location.fingerprint())
+        seen.append(list_files(ReviewFiles(path="s3://reviews/other/a.csv")).files[0].location.fingerprint())
     assert seen[0] == seen[2] != seen[1]
 
 
@@ -67,16 +67,16 @@ def test_fingerprints_follow_the_content(dump, tmp_path):
     ],
 )
 def test_listing(dump, path, names):
-    assert [file.name for file in list_files(dump + path, "auto")] == names
+    assert [file.name for file in list_files(ReviewFiles(path=dump + path)).files] == names
 
 
 def test_what_is_not_there_is_named(dump):
     with pytest.raises(SourceError, match="there is no file at s3://reviews/nothing"):
-        list_files("s3://reviews/nothing", "auto")
+        list_files(ReviewFiles(path="s3://reviews/nothing"))
     with pytest.raises(SourceError, match=r"there is no file at s3://reviews/nothing/\*\.csv"):
-        list_files("s3://reviews/nothing/*.csv", "auto")
+        list_files(ReviewFiles(path="s3://reviews/nothing/*.csv"))
     with pytest.raises(SourceError, match=r"cannot list s3://no-such-bucket/a.csv: .*; check the URL"):
-        list_files("s3://no-such-bucket/a.csv", "auto")
+        list_files(ReviewFiles(path="s3://no-such-bucket/a.csv"))
 
 
 @pytest.mark.parametrize("name", [".keep", "_SUCCESS"])
@@ -84,9 +84,9 @@ def test_a_prefix_stays_while_an_object_is_below_it(dump, name):
     inbox = f"s3://reviews/inbox-{name.strip('._')}"
     obstore.put(from_url(inbox), name, b"")
     with pytest.raises(NoReviewsError, match="there are no files in"):
-        list_files(inbox, "auto")
+        list_files(ReviewFiles(path=inbox))
     with pytest.raises(NoReviewsError, match="no file matches"):
-        list_files(f"{inbox}/*.csv", "auto")
+        list_files(ReviewFiles(path=f"{inbox}/*.csv"))
 
 
 def test_a_bucket_is_there_without_an_object(dump):
@@ -94,4 +94,4 @@ def test_a_bucket_is_there_without_an_object(dump):
         for key, value in environment.items():
             patch.setenv(key, value)
         with pytest.raises(NoReviewsError, match="there are no files in s3://empty"):
-            list_files("s3://empty", "auto")
+            list_files(ReviewFiles(path="s3://empty"))

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from sentiment_model.config import ReviewFiles, ScoringRun
-from sentiment_model.sources.files import list_files
+from sentiment_model.sources.listing import list_files
 from sentiment_model.sources.locations import Location
 from sentiment_model.sources.split import ROW, SPLIT, split_recipes
 from sentiment_model.store.datasets import Dataset, Store
@@ -24,7 +24,7 @@ def split(records: list[dict[str, Any]], tmp_path: Path) -> Dataset:
     path = tmp_path / "reviews.jsonl"
     path.write_text("".join(json.dumps(record | {"text": "good " * 250}) + "\n" for record in records))
     run = ScoringRun(files=ReviewFiles(path=str(path)), shard_rows=PARTS)
-    (file,) = list_files(str(path), "auto")
+    (file,) = list_files(ReviewFiles(path=str(path))).files
     return Store(str(tmp_path / "store")).materialise(SPLIT, *split_recipes({"key": file}, run)["key"])[0]
 
 

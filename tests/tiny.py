@@ -99,7 +99,7 @@ def write_stars(path: Path) -> None:
     ]
     ends = ["", ", and so is the lid", ", as I said before", ", for now", ", says my mother", " after a week"]
     rows = [
-        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number // 5}"}
+        {"body": f"{opening} {VERDICTS[stars]}{end}.", "stars": stars, "product": f"product {number // 2}"}
         for number, (opening, end, stars) in enumerate(product(openings, ends, VERDICTS))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

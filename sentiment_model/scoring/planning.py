@@ -9,7 +9,8 @@ from sentiment_model.errors import FileAccessError, NoReviewsError
 from sentiment_model.scoring.ledger import Ledger
 from sentiment_model.scoring.shards import cut, file_key
 from sentiment_model.scoring.table import Plan
-from sentiment_model.sources.files import SourceFile, list_files
+from sentiment_model.sources.files import SourceFile
+from sentiment_model.sources.listing import Listing, list_files
 from sentiment_model.sources.locations import Location
 from sentiment_model.store.datasets import DatasetRef, open_dataset
 
@@ -21,11 +22,13 @@ class Inbox(NamedTuple):
         files: those to score, by key.
         unreadable: why others cannot be read, by name.
         nothing: why there are none, or None.
+        passed_over: which files beside them are passed over and why, in a sentence; None where none is.
     """
 
     files: dict[str, SourceFile]
     unreadable: dict[str, str]
     nothing: str | None
+    passed_over: str | None = None
 
     def is_one_file(self, path: str) -> bool:
         """Return whether the path names a file and not a folder: who names one file expects rows of it."""
@@ -68,30 +71,33 @@ def open_inbox(run: ScoringRun, fingerprint: Callable[[Location], str]) -> Inbox
     files: dict[str, SourceFile] = {}
     unreadable: dict[str, str] = {}
     try:
-        for file in files_to_score(run):
+        listing = files_to_score(run)
+        for file in listing.files:
             try:
                 files[file_key(file, fingerprint)] = file
             except FileAccessError as error:
                 unreadable[file.name] = str(error)
     except NoReviewsError as error:
         return Inbox({}, {}, str(error))
-    return Inbox(files, unreadable, None)
+    return Inbox(files, unreadable, None, listing.message())
 
 
-def files_to_score(run: ScoringRun) -> list[SourceFile]:
-    """Return the files that a run names, those changed in its range of time.
+def files_to_score(run: ScoringRun) -> Listing:
+    """Return the files that a run names, those changed in its range of time, and which are passed over.
 
     Raises:
         NoReviewsError: the path is there, but no review file, or none that was changed in that time.
         SourceError: there is no such path.
     """
-    files = list_files(str(run.files.path), run.files.format)
+    listing = list_files(run.files)
     start = run.modified_from.timestamp() if run.modified_from else float("-inf")
     end = run.modified_before.timestamp() if run.modified_before else float("inf")
-    chosen = [file for file in files if start <= file.location.modified < end]
+    chosen = [file for file in listing.files if start <= file.location.modified < end]
     if not chosen:
-        raise NoReviewsError(f"none of the {len(files):,} files in {run.files.path} was changed in the time named")
-    return chosen
+        raise NoReviewsError(
+            f"none of the {len(listing.files):,} files in {run.files.path} was changed in the time named"
+        )
+    return listing._replace(files=chosen)
 
 
 def plan(ledger: Ledger, files: Mapping[str, SourceFile], run: ScoringRun, split: Splitter) -> Planned:

@@ -18,7 +18,7 @@ import polars as pl
 
 from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.lines import read_chunks
+from sentiment_model.sources.compression import read_chunks
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.records import BATCH_BYTES
 from sentiment_model.store.datasets import sha256_of

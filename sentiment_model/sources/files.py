@@ -1,4 +1,4 @@
-"""Files of reviews: CSV, TSV, JSON Lines and Parquet, plain or compressed, here or in an object store.
+"""Files of reviews: delimited text, JSON and Parquet, plain or compressed, here or in an object store.
 
 Training and scoring read files through :func:`read_batches` and judge their text through :func:`usable_text`,
 so that a review which one accepts the other accepts too.
@@ -8,34 +8,42 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
+from urllib.parse import unquote
 
 import polars as pl
 
-from sentiment_model.config import FileFormat, ReviewFiles
-from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.sources.columns import mapping_of, text_column
+from sentiment_model.config import ReviewFiles
+from sentiment_model.errors import SourceError
+from sentiment_model.sources.columns import mapping_of, text_column, top_level
+from sentiment_model.sources.compression import COMPRESSIONS, Compression, compression_of, read_chunks, zip_member
+from sentiment_model.sources.containers import HEAD_BYTES, foreign, is_parquet
 from sentiment_model.sources.delimited import read_delimited
+from sentiment_model.sources.escapes import unescaped
 from sentiment_model.sources.jsonl import discover, guess, read_jsonl, read_records
-from sentiment_model.sources.lines import Compression, read_chunks, split_lines
-from sentiment_model.sources.locations import Location, find
+from sentiment_model.sources.lines import as_utf8, split_lines, taken
+from sentiment_model.sources.locations import Location
 from sentiment_model.sources.parquet import read_parquet
-from sentiment_model.sources.records import decode
+from sentiment_model.sources.records import decode, shown
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, RAW_CHARACTERS, Batch, Fault
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 
-_FORMATS: dict[str, Format] = {
+FORMATS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jl": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
+"""By the ending of a file's name."""
+
 _MIN_RECORD_BYTES = 16 << 20
 # Text shrinks to a tenth at best, and a column of one value, which Parquet stores once for each page, weighs little
 # beside it; a bomb expands a thousand times with gzip, and more with zstd.
@@ -45,10 +53,16 @@ _ALWAYS_UNPACKED_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of reviews, and how to read it."""
+    """One file of reviews, and how its name says that it is to be read; its first bytes may say otherwise.
+
+    Attributes:
+        location: where it is.
+        format: its format; None where neither its name nor the configuration says.
+        compression: how it is compressed.
+    """
 
     location: Location
-    format: Format
+    format: Format | None
     compression: Compression | None
 
     @property
@@ -57,41 +71,10 @@ class SourceFile:
         return self.location.name
 
 
-def list_files(path: str, file_format: FileFormat) -> list[SourceFile]:
-    """Return the review files at a path, glob, folder or object-store URL, sorted by name.
-
-    In a folder or below a URL's prefix, files whose names do not end like the format's are left out.
-
-    Raises:
-        NoReviewsError: the path is there, but no review file.
-        SourceError: there is no such path, or a file that it names has an ending that tells no format.
-    """
-    found = find(path)
-    files = []
-    for location in found.locations:
-        ending, compression = endings(location.name)
-        by_ending = _FORMATS.get(ending)
-        if found.by_name:
-            chosen = by_ending if file_format == "auto" else file_format
-            if chosen is None:
-                raise SourceError(
-                    f"cannot tell the format of {location.path} from its name; give a format, or name a file "
-                    f"ending in {', '.join(_FORMATS)}, with or without .gz or .zst"
-                )
-            files.append(SourceFile(location, chosen, compression))
-        elif by_ending and file_format in ("auto", by_ending):
-            files.append(SourceFile(location, by_ending, compression))
-    if not files:
-        raise NoReviewsError(
-            f"no review files in {path}: no name ends in {', '.join(_FORMATS)} (or those with .gz, .zst)"
-        )
-    return files
-
-
 def endings(name: str) -> tuple[str, Compression | None]:
     """Return what a file's name ends in, without that of the compression, and this."""
     path = PurePosixPath(name.lower())
-    compression = _COMPRESSIONS.get(path.suffix)
+    compression = COMPRESSIONS.get(path.suffix)
     return (path.with_suffix("").suffix if compression else path.suffix), compression
 
 
@@ -109,27 +92,49 @@ def read_batches(
 
     A batch holds at most `batch_rows` records, fewer where they are long. Every record of the file is either
     a row of one batch's frame or a row of its rejects. All frames of a file have the same columns and types:
-    CSV and TSV give strings, Parquet its own types, JSON Lines what a first pass over the file discovers.
+    delimited text gives strings, Parquet its own types, JSON what a first pass over the file discovers.
 
     Args:
         file: the file.
         config: how to read it.
         batch_rows: most records of a batch.
-        only: columns to read; JSON Lines then give strings in one pass. None reads all.
+        only: columns to read; JSON then gives strings in one pass. None reads all.
         row_groups: the first row group of a Parquet file to read, and the one after the last; None reads all.
         first_row: number of the first of these rows.
-        guess_types: whether JSON Lines are read without that first pass, as the first records let guess.
+        guess_types: whether JSON is read without that first pass, as the first records let guess.
 
     Raises:
         WrongGuessError: the guess was wrong.
         SourceError: the file, or its header, cannot be read at all, or Parquet that is packed unpacks to far too much.
     """
-    for batch in _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types):
-        if any("\0" in name for name in batch.columns):  # which Arrow cannot write
-            raise SourceError(
-                f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format}?"
-            )
-        yield batch
+    partitions = _partitions(file.name)
+    read = _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types)
+    try:
+        for batch in unescaped(read, mapping_of(config).columns.text):
+            if any("\0" in name for name in batch.columns):  # which Arrow cannot write
+                raise SourceError(
+                    f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format}?"
+                )
+            yield _with_partitions(batch, partitions, only) if partitions else batch
+    except pl.exceptions.PanicException as error:
+        raise SourceError(f"{file.name} holds what polars cannot read: {error}") from error
+
+
+def _partitions(name: str) -> dict[str, str | None]:
+    """Return the columns that folders named `column=value` stand for, as Hive and Spark write them."""
+    pairs = [part.partition("=") for part in PurePosixPath(name).parent.parts]
+    return {
+        unquote(column): None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+        for column, sign, value in pairs
+        if column and sign
+    }
+
+
+def _with_partitions(batch: Batch, partitions: dict[str, str | None], only: Collection[str] | None) -> Batch:
+    there = {name.casefold() for name in batch.columns}
+    new = {name: value for name, value in partitions.items() if name.casefold() not in there}
+    columns = [pl.lit(value, pl.String()).alias(name) for name, value in new.items() if only is None or name in only]
+    return replace(batch, frame=batch.frame.with_columns(columns), columns=(*batch.columns, *new))
 
 
 def _read(
@@ -142,54 +147,113 @@ def _read(
     *,
     guess_types: bool,
 ) -> Iterator[Batch]:
-    if file.format == "parquet":
-        with _seekable(file) as content:
-            yield from read_parquet(file.name, content, batch_rows, only, row_groups, first_row)
-        return
     # JSON can spell a byte in six, and other columns need room too.
     limit = max(_MIN_RECORD_BYTES, 8 * config.max_text_bytes)
-    if file.format == "jsonl":
-        text = mapping_of(config).columns.text
-        schema = None
-        if only is None and not guess_types:
-            with file.location.open() as content:
-                schema = discover(read_records(_lines(file, content, limit), text), file.name)
-        with file.location.open() as content:
-            records = read_records(_lines(file, content, limit), text)
-            if only is None and guess_types:
-                schema, records = guess(records, file.name)
+    text = mapping_of(config).columns.text
+    with _opened(file, config) as content:
+        if content.format == "parquet":
+            with _seekable(file, content) as seekable:
+                yield from read_parquet(file.name, seekable, batch_rows, only, row_groups, first_row)
+            return
+        if content.format != "jsonl":
+            lines = split_lines(content.utf8(), limit)
+            usual = "\t" if content.format == "tsv" else ","
+            yield from read_delimited(file.name, lines, usual, config, top_level(text), batch_rows, limit, only)
+            return
+        records = read_records(file.name, content.utf8(), text, limit)
+        if only is not None or guess_types:
+            schema, records = guess(records, file.name) if only is None else (None, records)
             yield from read_jsonl(file.name, records, schema, batch_rows, only)
-    else:
-        with file.location.open() as content:
-            delimiter = "\t" if file.format == "tsv" else ","
-            lines = _lines(file, content, limit)
-            yield from read_delimited(file.name, lines, delimiter, batch_rows, limit, only)
+            return
+        schema = discover(records, file.name)
+    with _opened(file, config) as content:
+        records = read_records(file.name, content.utf8(), text, limit)
+        yield from read_jsonl(file.name, records, schema, batch_rows, only)
 
 
-def _lines(file: SourceFile, content: BinaryIO, limit: int) -> Iterator[bytes | Fault]:
-    return split_lines(read_chunks(content, file.compression), limit)
+@dataclass(frozen=True)
+class _Content:
+    """An open file.
+
+    Attributes:
+        raw: the file itself.
+        chunks: its content, unpacked, from the start.
+        compression: how it is compressed.
+        format: what it holds.
+        encoding: of its text; None for UTF-8 or UTF-16.
+    """
+
+    raw: BinaryIO
+    chunks: Iterator[bytes | Fault]
+    compression: Compression | None
+    format: Format
+    encoding: str | None
+
+    def utf8(self) -> Iterator[bytes | Fault]:
+        """Yield its text as UTF-8."""
+        return as_utf8(self.chunks, self.encoding)
 
 
 @contextmanager
-def _seekable(file: SourceFile) -> Iterator[BinaryIO]:
-    with file.location.open() as content:
-        if file.compression is None:
-            yield content
-            return
-        with tempfile.TemporaryFile(prefix="sentiment-") as unpacked:
-            left = max(_ALWAYS_UNPACKED_BYTES, _MOST_EXPANSION * file.location.size)
-            for chunk in read_chunks(content, file.compression):
-                if isinstance(chunk, Fault):
-                    raise SourceError(f"{file.name}: {chunk.detail}; repair or remove the file")
-                left -= len(chunk)
-                if left < 0:
-                    raise SourceError(
-                        f"{file.name} unpacks to more than {_MOST_EXPANSION} times its {file.location.size:,} bytes; "
-                        f"if that is right, unpack it: Parquet compresses its own pages and needs no {file.compression}"
-                    )
-                unpacked.write(chunk)
-            unpacked.seek(0)
-            yield cast("BinaryIO", unpacked)
+def _opened(file: SourceFile, config: ReviewFiles) -> Iterator[_Content]:
+    """Open a file as its first bytes say that it is packed and written.
+
+    Raises:
+        SourceError: it is nothing that reviews are read from.
+    """
+    with file.location.open() as raw:
+        head = raw.read(HEAD_BYTES)
+        raw.seek(0)
+        compression = compression_of(head)
+        name = file.name
+        if compression == "zip":
+            try:
+                name = zip_member(raw).filename
+            except SourceError as error:
+                raise SourceError(f"{file.name}: {error}") from error
+            raw.seek(0)
+        elif file.compression and not compression and head and not _is_text(head):
+            raise SourceError(f"{file.name} is not {file.compression}, as its name says: it begins with {shown(head)}")
+        start, rest = taken(read_chunks(raw, compression), HEAD_BYTES)
+        if what := foreign(start):
+            raise SourceError(f"{file.name} {what}")
+        chunks = chain([start], rest)
+        yield _Content(raw, chunks, compression, _format_of(start, file, name), config.encoding)
+
+
+def _is_text(head: bytes) -> bool:
+    return b"\0" not in head and b"\x1b" not in head
+
+
+def _format_of(start: bytes, file: SourceFile, name: str) -> Format:
+    """Return the format by the first bytes; where these leave it open, by what was asked for or by the name."""
+    if is_parquet(start):
+        return "parquet"
+    by_name = file.format or FORMATS.get(endings(name)[0])
+    if by_name:
+        return by_name
+    return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")) else "csv"
+
+
+@contextmanager
+def _seekable(file: SourceFile, content: _Content) -> Iterator[BinaryIO]:
+    if content.compression is None:
+        yield content.raw
+        return
+    with tempfile.TemporaryFile(prefix="sentiment-") as unpacked:
+        left = max(_ALWAYS_UNPACKED_BYTES, _MOST_EXPANSION * file.location.size)
+        for chunk in content.chunks:
+            if isinstance(chunk, Fault):
+                raise SourceError(f"{file.name}: {chunk.detail}; repair or remove the file")
+            left -= len(chunk)
+            if left < 0:
+                raise SourceError(
+                    f"{file.name} unpacks to more than {_MOST_EXPANSION} times its {file.location.size:,} bytes; if "
+                    f"that is right, unpack it: Parquet compresses its own pages and needs no {content.compression}"
+                )
+            unpacked.write(chunk)
+        unpacked.seek(0)
+        yield cast("BinaryIO", unpacked)
 
 
 def usable_text(batch: Batch, config: ReviewFiles) -> tuple[Batch, pl.Series]:

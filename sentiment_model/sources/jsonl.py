@@ -1,6 +1,7 @@
 """JSON Lines: one object a line, decoded with msgspec."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from types import NoneType
 from typing import Any
 
@@ -8,41 +9,66 @@ import msgspec
 import polars as pl
 
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.records import gather
+from sentiment_model.sources.json_documents import Record, is_document, read_documents, read_line
+from sentiment_model.sources.lines import split_lines, taken
+from sentiment_model.sources.records import gather, shown
 from sentiment_model.text.reviews import Batch, Fault
 
 MAX_COLUMNS = 1000
 _SOME_RECORDS, _SOME_BYTES = 1000, 4 << 20
 _EXACT_IN_FLOAT = 2**53
 _INT64 = range(-(2**63), 2**63)
+_HEAD_BYTES = 1 << 16
+_FEW = 2  # faulty records that say nothing of a file
 
-Record = dict[str, Any]
 
-
-def read_records(lines: Iterable[bytes | Fault], text: str) -> Iterator[tuple[Record, int] | Fault]:
-    """Yield each line's object with its size in bytes, or the fault that it has; blank lines are no records.
+def read_records(
+    file: str, content: Iterator[bytes | Fault], text: str, limit: int
+) -> Iterator[tuple[Record, int] | Fault]:
+    """Yield each object with its size in bytes, or the fault that it has; blank lines are no records.
 
     Args:
-        lines: lines of UTF-8.
+        file: name of the file.
+        content: JSON in UTF-8: an object a line or, as the start shows, a document of them.
         text: field with the review's text; where it holds an object or a list there is no text to read.
+        limit: bytes of the longest line or object.
+
+    Raises:
+        SourceError: most of the first records are no JSON.
     """
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    head, rest = taken(content, _HEAD_BYTES)
+    content = chain([head], rest)
+    records = read_documents(content, limit) if is_document(head) else _read_lines(split_lines(content, limit))
+    some = _some(records)
+    broken = [item for item in some if isinstance(item, Fault) and item.reason == "broken_json"]
+    if len(broken) > max(_FEW, len(some) / 2):
+        raise SourceError(
+            f"most of the first records of {file} cannot be read, {len(broken):,} of {len(some):,}: "
+            f"{broken[0].detail}: {shown(broken[0].raw)}; is it JSON? files.format names another format"
+        )
     path = text.split(".")
+    for item in chain(some, records):
+        if not isinstance(item, Fault) and isinstance(_inside(item[0], text, path), dict | list):
+            detail = f"{text} is an object or a list; name a field inside it"
+            yield Fault("nested_text", detail, msgspec.json.encode(item[0]))
+        else:
+            yield item
+
+
+def _read_lines(lines: Iterator[bytes | Fault]) -> Iterator[tuple[Record, int] | Fault]:
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
     for line in lines:
         if isinstance(line, Fault):
             yield line
         elif line and not line.isspace():
             try:
-                record = decode(line)
-            except UnicodeDecodeError as error:
-                yield Fault("undecodable", f"not UTF-8: {error.reason}", line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                yield Fault("broken_json", str(error), line)
-            else:
-                if isinstance(_inside(record, text, path), dict | list):
-                    yield Fault("nested_text", f"{text} is an object or a list; name a field inside it", line)
+                yield decode(line), len(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                found = read_line(line)
+                if isinstance(found, Fault):
+                    yield found
                 else:
-                    yield record, len(line)
+                    yield from ((record, len(line)) for record in found)
 
 
 def _inside(record: Record, name: str, path: list[str]) -> Any:

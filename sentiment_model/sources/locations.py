@@ -5,9 +5,9 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _WILDCARD = re.compile(r"[*?\[]")
 _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+]*://)[^/]*@")
 _READ_AHEAD = 8 << 20
+_NOT_UTF8 = "with a name that is not UTF-8"
 
 
 class FileState(NamedTuple):
@@ -186,31 +187,35 @@ class Found:
         locations: the files.
         by_name: whether the path names them (a file, a glob), or their folder.
         exists: whether there is such a file or folder; for a glob, the folder before its first wildcard.
+        passed_over: names of the files of a folder that are left out whatever they hold, by why.
     """
 
     locations: tuple[Location, ...]
     by_name: bool
     exists: bool = True
+    passed_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def find(path: str) -> Found:
     """Return the files at a local path, glob or folder, or at an object-store URL, sorted by name.
 
-    Folders are searched to any depth; what starts with a dot or an underscore is left out (`.git`,
-    `_SUCCESS`). In a URL a `*` matches `/` too. A prefix exists where an object lies below it, also one that is left
-    out; a bucket always does.
+    Folders are searched to any depth, through links too; what starts with a dot or an underscore is left out (`.git`,
+    `_SUCCESS`), and what has a name that is not UTF-8. In a URL a `*` matches `/` too. A prefix exists where an object
+    lies below it, also one that is left out; a bucket always does.
 
     Raises:
-        NoReviewsError: the folder is there, but no file in it, or none that matches the glob.
+        NoReviewsError: no file matches the glob, whose folder is there.
         SourceError: there is no such path, or it cannot be listed.
     """
+    if not _is_utf8(path):
+        raise SourceError(f"the name {_printable(path)} is not UTF-8; rename it")
     if path.startswith("file://"):
         path = path.removeprefix("file://")
     found = _find_objects(path) if re.match(r"^[a-z][a-z0-9+]*://", path) else _find_local(path)
     if not found.exists:
         raise SourceError(f"there is no file at {path}; name a file, a glob, a folder or an object-store URL")
-    if not found.locations:
-        raise NoReviewsError(f"no file matches {path}" if found.by_name else f"there are no files in {path}")
+    if not found.locations and found.by_name:
+        raise NoReviewsError(f"no file matches {path}")
     return found
 
 
@@ -219,13 +224,8 @@ def _find_local(path: str) -> Found:
     try:
         if target.is_dir():
             _check_listable(target)
-            names = [
-                os.path.relpath(os.path.join(folder, file), target)  # noqa: PTH118  (os.walk speaks strings)
-                for folder, _, files in os.walk(target)
-                for file in files
-            ]
-            names = [name for name in names if not _is_hidden(name)]
-            return Found(_local(str(target), names), by_name=False)
+            names, passed_over = _sorted_out(_walk(target))
+            return Found(_local(str(target), names), by_name=False, passed_over=passed_over)
         if target.exists():
             return Found(_local(str(target.parent), [target.name]), by_name=True)
         if not _WILDCARD.search(path):
@@ -239,9 +239,53 @@ def _find_local(path: str) -> Found:
             for match in glob.iglob(str(target), recursive=True)  # noqa: PTH207  (the pattern may be absolute)
             if Path(match).is_file()
         ]
-        return Found(_local(str(root), names), by_name=True)
+        readable = [name for name in names if _is_utf8(name)]
+        passed_over = {_NOT_UTF8: [_printable(name) for name in names if not _is_utf8(name)]}
+        return Found(
+            _local(str(root), readable), by_name=True, passed_over=passed_over if len(readable) < len(names) else {}
+        )
     except OSError as error:
         raise SourceError(f"cannot list {path}: {error.strerror}; check the path and its permissions") from error
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the paths of all files below a folder, through links, but into no folder twice on one way."""
+    above = {str(root): frozenset({os.path.realpath(root)})}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        passed = above.pop(folder)
+        for name in list(folders):
+            inner = os.path.join(folder, name)  # noqa: PTH118  (os.walk speaks strings)
+            real = os.path.realpath(inner)
+            if real in passed:
+                folders.remove(name)
+            else:
+                above[inner] = passed | {real}
+        yield from (os.path.relpath(os.path.join(folder, file), root) for file in files)  # noqa: PTH118
+
+
+def _sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the names of files that may be read, and the others by why; nothing is said of hidden folders."""
+    good: list[str] = []
+    passed_over: dict[str, list[str]] = {}
+    for name in sorted(names):
+        path = Path(name)
+        if _is_hidden(str(path.parent)):
+            continue
+        if not _is_utf8(name):
+            passed_over.setdefault(_NOT_UTF8, []).append(_printable(name))
+        elif not _is_hidden(path.name):
+            good.append(name)
+        elif len(path.suffixes) and not path.suffix.endswith("crc"):  # no mark such as _SUCCESS
+            passed_over.setdefault("beginning with . or _", []).append(name)
+    return good, passed_over
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _check_listable(folder: Path) -> None:
@@ -273,8 +317,11 @@ def _find_objects(url: str) -> Found:
             except FileNotFoundError:
                 pass  # not an object: the prefix of some
         root = url.rstrip("/")
-        objects = [meta for meta in _list(root) if not _is_hidden(meta["path"])]
-        return Found(_objects(root, objects), by_name=False, exists=bool(objects) or _is_prefix(root))
+        listed = {meta["path"]: meta for meta in _list(root)}
+        names, passed_over = _sorted_out(listed)
+        objects = [listed[name] for name in names]
+        exists = bool(objects) or _is_prefix(root)
+        return Found(_objects(root, objects), by_name=False, exists=exists, passed_over=passed_over)
     except (BaseError, OSError, ValueError) as error:
         raise SourceError(f"cannot list {url}: {first_line(error)}; check the URL and the credentials") from error
 

@@ -49,7 +49,7 @@ def read_parquet(
         position = first_row
         groups = range(*(row_groups or (0, metadata.num_row_groups)))
         for arrow in _batches(parquet, rows, groups, None if only is None else wanted):
-            frame, bad = _to_polars(arrow)
+            frame, bad = _to_polars(file, arrow)
             number = pl.int_range(position, position + arrow.num_rows, eager=True, dtype=pl.Int64())
             fault = Fault("undecodable", "a string is not UTF-8")
             yield Batch(
@@ -112,11 +112,12 @@ def _damage_reported(file: str) -> Iterator[None]:
         raise SourceError(f"{file} is no Parquet file or is damaged: {first_line(error)}") from error
 
 
-def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
+def _to_polars(file: str, arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
     """Return the table, and which rows hold a string that is not UTF-8: Arrow does not check it."""
     series = []
     bad = pl.repeat(False, arrow.num_rows, eager=True)
-    for name, column in zip(distinct(arrow.schema.names), arrow.columns, strict=True):
+    for name, stored in zip(distinct(arrow.schema.names), arrow.columns, strict=True):
+        column = stored if (held := _held(stored.type)) == stored.type else _cast(file, name, stored, held)
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
@@ -128,5 +129,38 @@ def _to_polars(arrow: pa.RecordBatch) -> tuple[pl.DataFrame, pl.Series]:
             bad = bad | (raw.is_not_null() & decoded.is_null())
             series.append(decoded)
         else:
-            series.append(pl.Series(name, column))
+            series.append(_series(file, name, column))
     return pl.DataFrame(height=arrow.num_rows).with_columns(series), bad
+
+
+def _held(dtype: pa.DataType) -> pa.DataType:
+    """Return the type that polars has for values of another: decimals of more than 38 digits become strings."""
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _held(dtype.storage_type)
+    if pa.types.is_decimal256(dtype):
+        return pa.string()
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        return dtype if (inner := _held(dtype.value_type)) == dtype.value_type else pa.large_list(inner)
+    if pa.types.is_list_view(dtype) or pa.types.is_large_list_view(dtype):
+        return pa.large_list(_held(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([field.with_type(_held(field.type)) for field in dtype])
+    return dtype
+
+
+def _cast(file: str, name: str, column: pa.Array, dtype: pa.DataType) -> pa.Array:
+    try:
+        return (column.storage if isinstance(column, pa.ExtensionArray) else column).cast(dtype)
+    except pa.ArrowException as error:
+        raise _unreadable(file, name, column) from error
+
+
+def _series(file: str, name: str, column: pa.Array) -> pl.Series:
+    try:
+        return pl.Series(name, column)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError) as error:
+        raise _unreadable(file, name, column) from error
+
+
+def _unreadable(file: str, name: str, column: pa.Array) -> SourceError:
+    return SourceError(f"column {name!r} of {file} has the type {column.type}, which cannot be read; save another")

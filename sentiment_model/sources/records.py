@@ -8,10 +8,13 @@ from typing import TypeVar
 
 import polars as pl
 
+from sentiment_model.sources.compression import COMPRESSIONS
 from sentiment_model.text.reviews import ORIGIN_SCHEMA, Batch, Fault, quarantined
 
 BATCH_BYTES = 32 << 20
 """A batch ends early at about this many bytes of input, so that long reviews do not fill the memory."""
+
+_SHOWN = 80
 
 R = TypeVar("R")
 
@@ -77,9 +80,15 @@ def origin(file: str, rows: pl.Series | list[int]) -> pl.DataFrame:
 def stem(file: str) -> str:
     """Return a file's base name without the endings of format and compression."""
     path = PurePosixPath(file)
-    if path.suffix.lower() in {".gz", ".zst"}:
+    if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")
     return path.stem
+
+
+def shown(raw: bytes | str) -> str:
+    """Return the start of what was found, for a message."""
+    text = raw[:_SHOWN].decode(errors="backslashreplace") if isinstance(raw, bytes) else raw
+    return repr(text[:_SHOWN])
 
 
 def decode(values: pl.Series) -> pl.Series:

@@ -19,7 +19,7 @@ from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
 
-SPLIT = Stage("split", 2)
+SPLIT = Stage("split", 3)
 
 SplitRecipe = tuple[dict[str, str], dict[str, Any], Callable[[DatasetWriter], dict[str, Any]]]
 
@@ -47,7 +47,7 @@ def split_recipes(files: Mapping[str, SourceFile], run: ScoringRun) -> dict[str,
     Returns:
         by key, the inputs, the parameters and the writer of the stage :data:`SPLIT`.
     """
-    reading = run.files.model_dump(mode="json", include={"format", "preset", "columns", "max_text_bytes"})
+    reading = run.files.model_dump(mode="json", exclude={"path", "max_bad_share"})
     parameters = {**reading, "shard_rows": run.shard_rows}
     return {
         key: ({file.name: key}, parameters, partial(_write_split, file=file, run=run))

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sentiment_model.errors import SourceError
+from sentiment_model.sources.compression import Compression, read_chunks
 from sentiment_model.sources.files import endings
-from sentiment_model.sources.lines import Compression, read_chunks, split_lines
+from sentiment_model.sources.lines import as_utf8, split_lines
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.store.datasets import Dataset, DatasetWriter, Stage
 from sentiment_model.text.reviews import Fault
@@ -162,7 +163,7 @@ def _lines(location: Location, compression: Compression | None) -> Iterator[Iter
             yield line
 
     with location.open() as file:
-        yield whole(split_lines(read_chunks(file, compression), _LONGEST_LINE))
+        yield whole(split_lines(as_utf8(read_chunks(file, compression)), _LONGEST_LINE))
 
 
 def _numbers(fields: list[bytes]) -> NDArray[np.float32] | None:
