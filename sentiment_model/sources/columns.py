@@ -93,8 +93,9 @@ def text_column(batch: Batch, name: str) -> pl.Expr:
     expression = column(batch.frame, name)
     if expression is None:
         raise SourceError(
-            f"text column missing: {file} has no column {name!r}, it has {', '.join(batch.columns) or 'none'}"
-            "; name the column with the text"
+            f"text column missing: {file} has no column {name!r}, it has "
+            f"{', '.join(map(repr, batch.columns)) or 'none'}; name the column with the text, or where these are no "
+            "names but the first review, all columns in files.column_names"
         )
     dtype = batch.frame.select(expression).dtypes[0]
     if dtype.is_nested():

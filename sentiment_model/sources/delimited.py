@@ -25,6 +25,9 @@ _LINE_BYTES = 8  # that a list takes for a line, an empty one too
 _SAMPLE_LINES, _SAMPLE_BYTES = 2000, 1 << 20
 _BACKSLASH = "\\"
 _NOWHERE = "\x1f"  # the unit separator, which no review has
+_OPTIONS = (
+    "say how it is written with files.delimiter, files.quote, files.escape, files.encoding and files.column_names"
+)
 _FEW = 2  # faulty records that say nothing of a file
 
 
@@ -158,7 +161,7 @@ def read_delimited(
     if header is None:
         return
     if isinstance(header, Fault):
-        raise SourceError(f"{file}: the header cannot be read: {header.detail}; repair or remove the file")
+        raise SourceError(f"{file}: the header cannot be read: {header.detail}; repair the file, or {_OPTIONS}")
     columns = tuple(distinct(header))
     kept = [i for i, name in enumerate(columns) if only is None or name in only]
 
@@ -213,8 +216,7 @@ def _find_dialect(
             first = next(fault for fault in faults if fault.reason == reason)
             raise SourceError(
                 f"most of the first rows of {file} cannot be read, {count:,} of {len(records):,}: {reason}, "
-                f"{first.detail}: {shown(first.raw)}; files.delimiter, files.quote, files.escape, files.encoding and "
-                "files.column_names tell how it is written"
+                f"{first.detail}: {shown(first.raw)}; repair the file, or {_OPTIONS}"
             )
     return dialect
 

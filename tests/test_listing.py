@@ -1,0 +1,196 @@
+"""Which files of a folder are read, which are passed over, and what is said of these."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from reading import read, texts, write
+
+from sentiment_model.config import Columns, ReviewFiles
+from sentiment_model.errors import NoReviewsError, SourceError
+from sentiment_model.sources.files import read_batches
+from sentiment_model.sources.listing import Listing, list_files
+
+CSV = b"text,n\ngood,1\nbad,2\n"
+
+
+def listed(path: Path, **options: object) -> Listing:
+    return list_files(ReviewFiles.model_validate({"path": str(path), **options}))
+
+
+def names(path: Path, **options: object) -> list[str]:
+    return [file.name for file in listed(path, **options).files]
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+_LONG = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=31)).compressobj()
+PACKED = {
+    "gz": gzip.compress(CSV),
+    "gz padded to blocks": gzip.compress(CSV) + b"\0" * 512,
+    "gz of two members": gzip.compress(CSV[:8]) + gzip.compress(CSV[8:]),
+    "zst": zstandard.compress(CSV),
+    "zst with a long window": _LONG.compress(CSV) + _LONG.flush(),
+    "bz2": bz2.compress(CSV),
+    "bz2 of two streams": bz2.compress(CSV[:8]) + bz2.compress(CSV[8:]),
+    "xz": lzma.compress(CSV),
+    "xz padded": lzma.compress(CSV) + b"\0" * 4,
+    "zip": zipped({"reviews.csv": CSV, "__MACOSX/._reviews.csv": b"junk"}),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zip", "a.csv.xz"])
+def test_the_first_bytes_say_how_a_file_is_packed(tmp_path: Path, kind: str, name: str) -> None:
+    assert texts(write(tmp_path / name, PACKED[kind])) == ["good", "bad"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "bz2", "xz", "zip"])
+def test_packed_content_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Path, kind: str) -> None:
+    lines = b"text,n\n" + b"".join(b"%d,%d\n" % (n * n, n) for n in range(150_000))
+    pack = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    if kind == "zip":
+        content = zipped({"a.csv": lines})
+        with pytest.raises(SourceError, match=r"a.csv.zip: the zip archive is damaged or cut off"):
+            read(write(tmp_path / "a.csv.zip", content[: len(content) // 2]))
+        return
+    content = pack[kind](lines)
+    _, reasons = read(write(tmp_path / f"a.csv.{kind}", content[: len(content) // 2]))
+    assert list(reasons.values()) == ["truncated"]
+
+
+def tar_of(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo("a.csv")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tar_of(CSV), "a.csv is a tar archive"),
+        (gzip.compress(tar_of(CSV)), "a.csv is a tar archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a.csv is a Git LFS pointer"),
+        (zipped({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "a.csv: is a workbook"),
+        (zipped({"a.csv": CSV, "b.csv": CSV}), r"is a zip archive of 2 files \(a.csv, b.csv ...\)"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"%PDF-1.7\n", "is a PDF"),
+    ],
+)
+def test_what_is_no_file_of_reviews_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(write(tmp_path / "a.csv", content))
+
+
+def test_the_first_bytes_say_what_the_format_is(tmp_path: Path) -> None:
+    pl.read_csv(CSV).write_parquet(tmp_path / "a.csv")
+    assert texts(tmp_path / "a.csv") == ["good", "bad"]
+    assert texts(write(tmp_path / "reviews", CSV)) == ["good", "bad"]
+    assert texts(write(tmp_path / "reviews.txt", CSV.replace(b",", b"\t"))) == ["good", "bad"]
+    assert texts(write(tmp_path / "reviews.data", b'[{"text": "good"}]')) == ["good"]
+    parquet = (tmp_path / "a.csv").read_bytes()
+    assert texts(write(tmp_path / "b.zip", zipped({"x.parquet": parquet}))) == ["good", "bad"]
+    assert texts(write(tmp_path / "c.zip", zipped({"x.jl": b'{"text": "good"}'}))) == ["good"]
+
+
+def test_a_format_that_is_given_holds_for_files_whose_names_say_nothing(tmp_path: Path) -> None:
+    for name in ("part-00000", "part-00001.txt", "_SUCCESS", ".part-00000.crc", "notes.md", "other.csv"):
+        write(tmp_path / name, b'{"text": "good"}\n')
+    assert names(tmp_path, format="jsonl") == ["part-00000", "part-00001.txt"]
+    listing = listed(tmp_path, format="jsonl")
+    assert listing.passed_over == {"ending in .md": ["notes.md"], "not jsonl": ["other.csv"]}
+    assert listed(tmp_path).message() == (
+        "3 files passed over: 1 ending in .md (notes.md); 1 without an ending, which are read where files.format is "
+        "given (part-00000); 1 ending in .txt (part-00001.txt)"
+    )
+
+
+def test_folders_are_searched_through_links_but_not_in_circles(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "a.csv", CSV)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    assert names(tmp_path / "in") == ["link/a.csv"]
+
+
+def test_json_that_describes_the_dataset_is_passed_over_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "dataset_infos.json", json.dumps({"plain": {"features": {"text": "string"}}}))
+    write(tmp_path / "labels.json", json.dumps(["negative", "positive"], indent=1))
+    with pytest.raises(SourceError, match="text column missing"):
+        read(tmp_path / "dataset_infos.json")
+    assert names(tmp_path) == ["dataset_infos.json", "labels.json"]  # nothing else: reading them tells
+    write(tmp_path / "train.json", json.dumps([{"text": "good"}]))
+    write(tmp_path / "lines.json", '{"text": "good"}\n{"text": "bad"}\n')
+    listing = listed(tmp_path)
+    assert [file.name for file in listing.files] == ["lines.json", "train.json"]
+    assert list(listing.passed_over.values()) == [["dataset_infos.json", "labels.json"]]
+
+
+def test_a_name_that_is_not_utf8_costs_no_other_file(tmp_path: Path) -> None:
+    write(tmp_path / "ok.csv", CSV)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/avis_caf\xe9.csv")).write_bytes(CSV)
+    for path in (tmp_path, tmp_path / "*.csv"):
+        listing = listed(path)
+        assert [file.name for file in listing.files] == ["ok.csv"]
+        assert listing.passed_over == {"with a name that is not UTF-8": ["avis_caf\\xe9.csv"]}
+
+
+def test_what_a_folder_hides_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "_reviews.csv", CSV)
+    write(tmp_path / ".git" / "b.csv", CSV)
+    with pytest.raises(NoReviewsError, match=r"1 file passed over: 1 beginning with . or _ \(_reviews.csv\)"):
+        listed(tmp_path)
+
+
+def test_folders_named_by_a_value_are_columns(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["good"], "Lang": ["en"]})
+    for folder in ("rating=5/lang=de", "rating=__HIVE_DEFAULT_PARTITION__/lang=fr", "rating=a%2Fb/lang=x%20y"):
+        (tmp_path / folder).mkdir(parents=True)
+        frame.write_parquet(tmp_path / folder / "part-0.parquet")
+        write(tmp_path / folder / "part-1.csv", CSV)
+    config = ReviewFiles(path=str(tmp_path))
+    values = []
+    for file in list_files(config).files:
+        (batch,) = read_batches(file, config, 10)
+        assert batch.columns[-1] == ("rating" if file.name.endswith("parquet") else "lang")
+        values.append(batch.frame.select("rating", pl.col("^(?i)lang$")).row(0))
+    assert values == [("5", "en"), ("5", "de"), (None, "en"), (None, "fr"), ("a/b", "en"), ("a/b", "x y")]
+    (batch,) = read_batches(list_files(config).files[0], config, 10, only=["text", "rating"])
+    assert batch.frame.to_dicts() == [{"text": "good", "rating": "5"}]
+    assert read(tmp_path / "rating=5" / "lang=de" / "part-1.csv", columns=Columns(text="text"))[0]
+
+
+@pytest.mark.parametrize(
+    ("array", "values"),
+    [
+        (pa.array(["1.5", None]).cast(pa.decimal256(50, 2)), ["1.50", None]),
+        (pa.array([["1.5"], None], pa.list_(pa.string())).cast(pa.list_(pa.decimal256(50, 1))), [["1.5"], None]),
+        (pa.array([{"a": 1}, None]).cast(pa.struct([("a", pa.decimal256(50, 0))])), [{"a": "1"}, None]),
+        (pa.array(["{}", None]).cast(pa.json_()), ["{}", None]),
+    ],
+)
+def test_types_that_polars_has_not_are_read_as_near_ones(tmp_path: Path, array: pa.Array, values: list[object]) -> None:
+    pq.write_table(pa.table({"text": ["good", "bad"], "value": array}), tmp_path / "a.parquet")
+    config = ReviewFiles(path=str(tmp_path / "a.parquet"))
+    (batch,) = read_batches(list_files(config).files[0], config, 10)
+    assert batch.frame["value"].to_list() == values
