@@ -1,5 +1,6 @@
 """The aclImdb archive: read member by member, never extracted, trusted in nothing."""
 
+import bz2
 import gzip
 import io
 import tarfile
@@ -38,12 +39,12 @@ GOOD = [member(f"aclImdb/{name}", text.encode()) for name, text in REVIEWS.items
 ]
 
 
-def archive(path, members, tail=b""):
+def archive(path, members, tail=b"", pack=gzip.compress):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for info, content in members:
             tar.addfile(info, io.BytesIO(content))
-    path.write_bytes(gzip.compress(buffer.getvalue() + tail))
+    path.write_bytes(pack(buffer.getvalue() + tail))
     return path
 
 
@@ -68,9 +69,13 @@ def folder(root):
     return root
 
 
-@pytest.mark.parametrize("kind", ["archive", "folder", "inner folder"])
+PACKED = {"archive": gzip.compress, "unpacked archive": bytes, "another archive": bz2.compress}
+
+
+@pytest.mark.parametrize("kind", [*PACKED, "folder", "inner folder"])
 def test_labels_ratings_and_sources(tmp_path, kind):
-    path = archive(tmp_path / "aclImdb_v1.tar.gz", GOOD) if kind == "archive" else folder(tmp_path / "in")
+    packed = kind in PACKED
+    path = archive(tmp_path / "aclImdb_v1.tar.gz", GOOD, pack=PACKED[kind]) if packed else folder(tmp_path / "in")
     reviews, quarantine, counts = ingest(path / "aclImdb" if kind == "inner folder" else path, tmp_path)
     assert not quarantine
     assert counts["rows_in"] == 5

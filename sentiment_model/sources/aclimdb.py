@@ -18,7 +18,8 @@ import polars as pl
 
 from sentiment_model.config import IngestConfig, LabelledColumns
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.compression import read_chunks
+from sentiment_model.sources.compression import compression_of, read_chunks
+from sentiment_model.sources.containers import HEAD_BYTES
 from sentiment_model.sources.locations import Location, find
 from sentiment_model.sources.records import BATCH_BYTES
 from sentiment_model.store.datasets import sha256_of
@@ -70,7 +71,7 @@ def aclimdb_fingerprints(path: str) -> dict[str, str]:
 
 
 def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Batch]:
-    """Yield the reviews of the .tar.gz archive (local or in an object store), or of its extracted folder.
+    """Yield the reviews of the .tar.gz archive (or .tar and the like; local or in an object store), or of its extracted folder.
 
     The source of a review is `aclimdb/train`, `aclimdb/test` or `aclimdb/unsup`; the last have no rating.
 
@@ -243,14 +244,18 @@ def _from_archive(archive: Location, max_text_bytes: int) -> Iterator[tuple[str,
 def _open_tar(archive: Location) -> Iterator[tarfile.TarFile]:
     try:
         with archive.open() as file:
-            stream = _Bounded(read_chunks(file, "gz"), archive.path)
+            compression = compression_of(file.read(HEAD_BYTES))
+            file.seek(0)
+            if compression == "zip":
+                raise SourceError(f"{archive.path} is a zip archive; unpack it and name the folder")
+            stream = _Bounded(read_chunks(file, compression), archive.path)
             with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member) as tar:
                 yield tar
             while rest := stream.read(1 << 20):  # tarfile takes a damaged header for the archive's end
                 if any(rest):
                     raise SourceError(f"{archive.path} is damaged: there is data after its end; download it again")
     except tarfile.TarError as error:
-        raise SourceError(f"{archive.path} is no tar.gz archive or is damaged: {error}; download it again") from error
+        raise SourceError(f"{archive.path} is no tar archive or is damaged: {error}; download it again") from error
 
 
 class _Member(tarfile.TarInfo):
