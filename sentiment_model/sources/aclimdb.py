@@ -71,7 +71,7 @@ def aclimdb_fingerprints(path: str) -> dict[str, str]:
 
 
 def read_aclimdb(path: str, max_text_bytes: int, batch_rows: int) -> Iterator[Batch]:
-    """Yield the reviews of the .tar.gz archive (or .tar and the like; local or in an object store), or of its extracted folder.
+    """Yield the reviews of the archive, a .tar packed or not (local or in an object store), or of its extracted folder.
 
     The source of a review is `aclimdb/train`, `aclimdb/test` or `aclimdb/unsup`; the last have no rating.
 

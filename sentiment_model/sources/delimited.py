@@ -151,12 +151,8 @@ def read_delimited(
     Raises:
         SourceError: the header cannot be read, or most of the first records have the same fault.
     """
-    sample, is_whole = _sample(lines)
-    if sample and isinstance(sample[0], bytes) and (named := separator(sample[0].decode(errors="replace"))):
-        config = config.model_copy(update={"delimiter": config.delimiter or named})
-        sample = sample[1:]
-    dialect = _find_dialect(file, sample, config, usual, text, is_whole=is_whole)
-    records = _Records(chain(sample, lines), dialect, limit)
+    dialect, lines = find_dialect(file, lines, usual, config, text)
+    records = _Records(lines, dialect, limit)
     header = dialect.columns if dialect.columns else records.read_header()
     if header is None:
         return
@@ -172,6 +168,28 @@ def read_delimited(
     yield from gather(file, iter(records), build, batch_rows)
 
 
+def find_dialect(
+    file: str, lines: Iterator[bytes | Fault], usual: str, config: ReviewFiles, text: set[str]
+) -> tuple[Dialect, Iterator[bytes | Fault]]:
+    """Return how a file is written, by its first lines, and all its lines but one that names the delimiter.
+
+    Args:
+        file: name of the file.
+        lines: its lines.
+        usual: the delimiter of such files.
+        config: what is known of how the file is written.
+        text: names that the column with the text may have.
+
+    Raises:
+        SourceError: however it is read, most of the first records have the same fault.
+    """
+    sample, is_whole = _sample(lines)
+    if sample and isinstance(sample[0], bytes) and (named := separator(sample[0].decode(errors="replace"))):
+        config = config.model_copy(update={"delimiter": config.delimiter or named})
+        sample = sample[1:]
+    return _of_sample(file, sample, config, usual, text, is_whole=is_whole), chain(sample, lines)
+
+
 def _sample(lines: Iterator[bytes | Fault]) -> tuple[list[bytes | Fault], bool]:
     """Take the first lines; return them, and whether these are all."""
     sample: list[bytes | Fault] = []
@@ -184,7 +202,7 @@ def _sample(lines: Iterator[bytes | Fault]) -> tuple[list[bytes | Fault], bool]:
     return sample, True
 
 
-def _find_dialect(
+def _of_sample(
     file: str,
     sample: Sequence[bytes | Fault],
     config: ReviewFiles,

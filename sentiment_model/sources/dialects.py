@@ -35,6 +35,16 @@ class Dialect:
     columns: tuple[str, ...] | None = None
     is_wrapped: bool = False
 
+    def __str__(self) -> str:
+        """Return the same in words."""
+        names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
+        said = [f"{names.get(self.delimiter, repr(self.delimiter))} between fields"]
+        said += ["no quotes"] if self.quote is None else [f"quotes {self.quote}"] if self.quote != QUOTE else []
+        said += [f"escapes by {self.escape}"] if self.escape else []
+        said += ["no header"] if self.columns else []
+        said += ["each record in quotes"] if self.is_wrapped else []
+        return ", ".join(said)
+
     def records(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
         """Yield the fields of each record of some lines.
 

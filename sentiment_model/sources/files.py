@@ -20,8 +20,9 @@ from sentiment_model.errors import SourceError
 from sentiment_model.sources.columns import mapping_of, text_column, top_level
 from sentiment_model.sources.compression import COMPRESSIONS, Compression, compression_of, read_chunks, zip_member
 from sentiment_model.sources.containers import HEAD_BYTES, foreign, is_parquet
-from sentiment_model.sources.delimited import read_delimited
+from sentiment_model.sources.delimited import find_dialect, read_delimited
 from sentiment_model.sources.escapes import unescaped
+from sentiment_model.sources.json_documents import is_document
 from sentiment_model.sources.jsonl import discover, guess, read_jsonl, read_records
 from sentiment_model.sources.lines import as_utf8, split_lines, taken
 from sentiment_model.sources.locations import Location
@@ -118,6 +119,27 @@ def read_batches(
             yield _with_partitions(batch, partitions, only) if partitions else batch
     except pl.exceptions.PanicException as error:
         raise SourceError(f"{file.name} holds what polars cannot read: {error}") from error
+
+
+def written_as(file: SourceFile, config: ReviewFiles) -> str:
+    """Return in words how a file is packed and written, as far as its start tells.
+
+    Raises:
+        SourceError: it cannot be read, or is nothing that reviews are read from.
+    """
+    text = top_level(mapping_of(config).columns.text)
+    with _opened(file, config) as content:
+        if content.format == "parquet":
+            kind = "Parquet"
+        elif content.format == "jsonl":
+            head, _ = taken(content.utf8(), HEAD_BYTES)
+            kind = "a JSON document" if is_document(head) else "JSON Lines"
+        else:
+            usual = "\t" if content.format == "tsv" else ","
+            lines = split_lines(content.utf8(), _MIN_RECORD_BYTES)
+            kind = f"text, {find_dialect(file.name, lines, usual, config, text)[0]}"
+        packed = f", packed with {content.compression}" if content.compression else ""
+        return f"{kind}{packed}{f', {content.encoding}' if content.encoding else ''}"
 
 
 def _partitions(name: str) -> dict[str, str | None]:
