@@ -15,7 +15,7 @@ import polars as pl
 
 from sentiment_model.config import FileFormat, ReviewFiles
 from sentiment_model.errors import NoReviewsError, SourceError
-from sentiment_model.sources.columns import mapping_of, text_column
+from sentiment_model.sources.columns import is_marker, mapping_of, text_column
 from sentiment_model.sources.delimited import read_delimited
 from sentiment_model.sources.jsonl import discover, guess, read_jsonl, read_records
 from sentiment_model.sources.lines import Compression, read_chunks, split_lines
@@ -206,11 +206,21 @@ def usable_text(batch: Batch, config: ReviewFiles) -> tuple[Batch, pl.Series]:
     found = text_column(batch, mapping_of(config).columns.text)
     values = batch.frame.select(found).to_series()
     text = decode(values) if values.dtype == pl.Binary() else values.cast(pl.String(), strict=False)
-    judged = pl.DataFrame({"text": text, "missing": values.is_null(), "size": text.str.len_bytes()})
+    judged = pl.DataFrame(
+        {
+            "text": text,
+            "missing": values.is_null(),
+            "marker": is_marker(text, config.missing_values),
+            "size": text.str.len_bytes(),
+        }
+    )
+    marker = pl.format("{} is one of missing_values", pl.col("text").str.strip_chars())
     too_long = pl.format("{} bytes, above max_text_bytes {}", "size", config.max_text_bytes)
     faults = judged.select(
         fault=pl.when("missing")
         .then(fault("missing_text", pl.lit("there is no text")))
+        .when("marker")
+        .then(fault("missing_text", marker))
         .when(pl.col("text").is_null())
         .then(fault("undecodable", pl.lit("not UTF-8")))
         .when(pl.col("text").str.strip_chars() == "")
