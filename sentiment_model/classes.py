@@ -60,6 +60,7 @@ _STARS = {
 }
 _SPELLINGS = {"negative": ("neg",), "neutral": ("neu",), "positive": ("pos",)}
 _BINARY_SPELLINGS = {"negative": ("0", "false"), "positive": ("1", "true")}
+_MOST_RATING = 1000  # of an example
 _OUT_OF = (5, 10, 20, 100)  # the highest ratings of the scales that people use
 
 MISSING_VALUES = (
@@ -117,9 +118,11 @@ def read_ranges(texts: Sequence[str]) -> tuple[Range, ...]:
 def example_ranges(low: float, high: float, n_classes: int) -> tuple[str, ...] | None:
     """Return ranges for two or three classes on the scale that ratings from `low` to `high` are likely on.
 
-    Ratings about the middle are of no class, or of the middle one. For more classes there is no example.
+    Ratings about the middle are of no class, or of the middle one. For more classes, and for numbers that are hardly
+    ratings, there is no example.
     """
-    if n_classes > 3 or low >= high:
+    low, high = round(low, 3), round(high, 3)
+    if n_classes > 3 or not -_MOST_RATING <= low <= high - 0.1 <= _MOST_RATING:
         return None
     if low < 1 and high == 5 and low >= 0:  # stars with halves, or with none at all
         return (_written(low, 2), *(["3"] if n_classes > 2 else []), "4-5")
@@ -129,14 +132,17 @@ def example_ranges(low: float, high: float, n_classes: int) -> tuple[str, ...] |
     step = 1 if high - low >= 2 else 0.1 * (high - low)
     apart = max(step, 0.1 * (high - low))
     middle = (low + high) / 2
-    below = low + step * math.floor((middle - apart - low) / step + 1e-9)
-    above = low + step * math.ceil((middle + apart - low) / step - 1e-9)
+    below = max(low, low + step * math.floor((middle - apart - low) / step + 1e-9))
+    above = min(high, low + step * math.ceil((middle + apart - low) / step - 1e-9))
+    if below + (n_classes - 1) * step > above + 1e-9:  # what is between has no room
+        return None
     between = (_written(below + step, above - step),) if n_classes > 2 else ()
     return (_written(low, below), *between, _written(above, high))
 
 
 def _written(low: float, high: float) -> str:
-    return f"{low:g}" if math.isclose(low, high, abs_tol=1e-9) else f"{low:g}-{high:g}"
+    low, high = round(low, 4), round(high, 4)
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
 def usual_ranges(names: tuple[str, ...]) -> tuple[Range, ...] | None:

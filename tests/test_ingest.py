@@ -295,6 +295,9 @@ def test_unknown_labels_are_told_with_what_settles_them(tmp_path):
     path = jsonl(tmp_path / "b.jsonl", *({"text": f"t{n}", "l": f"label {n:02}"} for n in range(15)))
     with pytest.raises(QualityError, match=r"label 00 \(1\), .* label 09 \(1\) and 5 more; "):
         ingest(tmp_path, path=path, columns=LabelledColumns(label="l"), max_bad_share=0.05)
+    path = jsonl(tmp_path / "d.jsonl", *({"text": f"t{n}", "l": 1 + n % 2} for n in range(15)))
+    with pytest.raises(QualityError, match=r"positive: 2 \(7\); .* --ingest\.labels negative=1,positive=2 says"):
+        ingest(tmp_path, path=path, columns=LabelledColumns(label="l"), max_bad_share=0.05)
     path = jsonl(tmp_path / "c.jsonl", *({"text": f"t{n}", "l": 1 + n % 5} for n in range(15)))
     with pytest.raises(QualityError, match=r"--ingest\.columns\.rating names a column of ratings"):
         ingest(tmp_path, path=path, columns=LabelledColumns(label="l"), max_bad_share=0.05)

@@ -2,8 +2,10 @@
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sentiment_model.classes import example_ranges
+from sentiment_model.classes import example_ranges, read_ranges
 from sentiment_model.sources.ratings import read_ratings
 
 
@@ -63,6 +65,12 @@ def test_ranges_for_ratings_of_another_scale(low, high, two, three):
     assert example_ranges(low, high, 3) == tuple(three.split())
 
 
-@pytest.mark.parametrize("scale", [(1, 10, 4), (0, 0, 2)])
+@given(low=st.floats(-2000, 2000), high=st.floats(-2000, 2000), n_classes=st.integers(2, 4))
+def test_examples_can_be_named(low, high, n_classes):
+    if example := example_ranges(low, high, n_classes):
+        assert len(read_ranges(example)) == n_classes
+
+
+@pytest.mark.parametrize("scale", [(1, 10, 4), (0, 0, 2), (1, 1e300, 2)])
 def test_there_is_no_example_for_more_classes_or_without_a_scale(scale):
     assert example_ranges(*scale) is None

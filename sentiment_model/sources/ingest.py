@@ -4,14 +4,14 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sentiment_model.classes import BINARY, example_ranges, fold
 from sentiment_model.config import IngestConfig
 from sentiment_model.errors import QualityError, SourceError
 from sentiment_model.sources.aclimdb import aclimdb_config, aclimdb_fingerprints, read_aclimdb
-from sentiment_model.sources.columns import has_column, mapping_of, top_level
+from sentiment_model.sources.columns import has_column, labels_of, mapping_of, top_level
 from sentiment_model.sources.files import list_files, read_batches
 from sentiment_model.sources.imdb import imdb_config, imdb_file, read_imdb
 from sentiment_model.sources.unify import Seen, Unified, to_reviews
@@ -219,22 +219,26 @@ class _Tally:
         lines = []
         if self._seen.outside:
             lines.append(self._scale())
-        if self._seen.unknown_labels:
-            lines.append(self._unknown_labels())
+        meant = labels_of(self._config)
+        if unknown := self._seen.labels.keys() - meant.classes.keys() - meant.dropped:
+            lines.append(self._unknown_labels(unknown))
         return "".join(f"\n{line}" for line in lines)
 
-    def _unknown_labels(self) -> str:
+    def _unknown_labels(self, unknown: Collection[str]) -> str:
         """Return the labels that mean nothing, and the options that give them a meaning."""
-        unknown, classes = self._seen.unknown_labels, self._config.classes
-        most = sorted(unknown, key=lambda label: (-unknown[label], label))
-        shown = ", ".join(f"{label} ({unknown[label]:,})" for label in most[:_SHOWN])
+        counts, classes = self._seen.labels, self._config.classes
+        most = sorted(unknown, key=lambda label: (-counts[label], label))
+        shown = ", ".join(f"{label} ({counts[label]:,})" for label in most[:_SHOWN])
         more = f" and {len(most) - _SHOWN:,} more" if len(most) > _SHOWN else ""
         neutral = next((label for label in most if label in _NEUTRAL), None)
         options = [f"{_option('dropped_labels', *most[:_NAMED])} leaves such reviews out"]
         if neutral and tuple(map(fold, classes)) == BINARY.names:
             options.append(f"{_option('classes', classes[0], neutral, classes[1])} makes it a class")
-        spelled = (f"{name}={most[number] if number < len(most) else '...'}" for number, name in enumerate(classes[:2]))
-        options.append(f"{_option('labels', *spelled)} says which class they mean")
+        numbers = sorted(filter(_is_number, counts), key=float)
+        lowest, highest = (numbers[0], numbers[-1]) if _is_number(most[0]) else (most[0], "...")
+        options.append(
+            f"{_option('labels', f'{classes[0]}={lowest}', f'{classes[-1]}={highest}')} says which class they mean"
+        )
         options.append(
             f"{_option('missing_values', *(['-1'] if '-1' in unknown else most[:1]))} that there is no label"
         )

@@ -16,7 +16,7 @@ from sentiment_model.sources.files import fault, reject, usable_text
 from sentiment_model.sources.ratings import read_ratings
 from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
 
-_MOST_LABELS = 1000  # unknown ones that are counted by name: the column may turn out to be one of texts
+_MOST_LABELS = 1000  # that are counted by name: the column may turn out to be one of texts
 _NO_RATINGS = (0.0, -1.0)  # what dumps write where nobody rated, if the scale starts above
 
 
@@ -31,7 +31,7 @@ class Seen:
         low: the lowest rating of these; infinite where there is none.
         high: the highest one.
         scales: how many are written out of another scale, by its highest rating.
-        unknown_labels: how many have a label that means nothing, by label.
+        labels: how many have a label, by label.
         dates: how many reviews have a date.
         unread_dates: how many of these cannot be read.
         unread_date: the first such.
@@ -43,7 +43,7 @@ class Seen:
     low: float = math.inf
     high: float = -math.inf
     scales: Counter[float] = field(default_factory=Counter)
-    unknown_labels: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
     dates: int = 0
     unread_dates: int = 0
     unread_date: str | None = None
@@ -55,9 +55,9 @@ class Seen:
         self.unrated += other.unrated
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.scales.update(other.scales)
-        for label, count in other.unknown_labels.items():
-            if label in self.unknown_labels or len(self.unknown_labels) < _MOST_LABELS:
-                self.unknown_labels[label] += count
+        for label, count in other.labels.items():
+            if label in self.labels or len(self.labels) < _MOST_LABELS:
+                self.labels[label] += count
         self.dates += other.dates
         self.unread_dates += other.unread_dates
         self.unread_date = self.unread_date or other.unread_date
@@ -187,7 +187,6 @@ def _judge(table: pl.DataFrame, config: IngestConfig, labels: Labels) -> pl.Data
         .then(fault("rating_out_of_range", pl.format(other_scale, stars)))
         .when(by_rating & ~rating.is_between(lowest, highest))
         .then(fault("rating_out_of_range", pl.format(outside, stars))),
-        is_unknown=is_unknown,
     )
 
 
@@ -195,13 +194,13 @@ def _seen(judged: pl.DataFrame) -> Seen:
     rated = judged.filter("rated")
     own = rated.filter(~pl.col("of_another_scale"))["number"]
     other = rated.filter("of_another_scale")["scale"].value_counts()
-    unknown = judged.filter("is_unknown")["given"].value_counts().head(_MOST_LABELS)
+    labels = judged["given"].drop_nulls().value_counts().head(_MOST_LABELS)
     seen = Seen(
         rated=len(rated),
         outside=int(rated["outside"].sum()),
         unrated=int(rated["unrated"].sum()),
         scales=Counter(dict(other.iter_rows())),
-        unknown_labels=Counter(dict(unknown.iter_rows())),
+        labels=Counter(dict(labels.iter_rows())),
     )
     if len(own):
         seen.low, seen.high = own.sort()[[0, -1]]
