@@ -1,5 +1,6 @@
 """What a review can be: one of two classes or more; and which labels and ratings mean which."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -59,7 +60,33 @@ _STARS = {
 }
 _SPELLINGS = {"negative": ("neg",), "neutral": ("neu",), "positive": ("pos",)}
 _BINARY_SPELLINGS = {"negative": ("0", "false"), "positive": ("1", "true")}
+_MOST_RATING = 1000  # of an example
+_OUT_OF = (5, 10, 20, 100)  # the highest ratings of the scales that people use
 
+MISSING_VALUES = (
+    "nan",
+    "-nan",
+    "NaT",
+    "NA",
+    "N/A",
+    "<NA>",
+    "null",
+    "(null)",
+    "[null]",
+    "none",
+    "undefined",
+    r"\N",
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "#NAME?",
+    "#VALUE!",
+    "#REF!",
+    "#NULL!",
+    "#NUM!",
+    "#DIV/0!",
+)
+"""What pandas, R, JavaScript, databases and spreadsheets write where they have no value."""
 
 WHOLE = r"^([+-]?\d+)\.0+$"
 """A whole number that is written as a fraction, and before its point the number."""
@@ -86,6 +113,36 @@ def read_ranges(texts: Sequence[str]) -> tuple[Range, ...]:
     if bounds != sorted(bounds) or any(one.high == two.low for one, two in pairwise(ranges)):
         raise ValueError("the ranges of ratings must ascend, as 1-2,3,4-5 do")
     return tuple(ranges)
+
+
+def example_ranges(low: float, high: float, n_classes: int) -> tuple[str, ...] | None:
+    """Return ranges for two or three classes on the scale that ratings from `low` to `high` are likely on.
+
+    Ratings about the middle are of no class, or of the middle one. For more classes, and for numbers that are hardly
+    ratings, there is no example.
+    """
+    low, high = round(low, 3), round(high, 3)
+    if n_classes > 3 or not -_MOST_RATING <= low <= high - 0.1 <= _MOST_RATING:
+        return None
+    if low < 1 and high == 5 and low >= 0:  # stars with halves, or with none at all
+        return (_written(low, 2), *(["3"] if n_classes > 2 else []), "4-5")
+    if high - low > 2:
+        high = next((top for top in _OUT_OF if 5 < high <= top), high)
+        low = min(low, 1) if low < 1 else 1
+    step = 1 if high - low >= 2 else 0.1 * (high - low)
+    apart = max(step, 0.1 * (high - low))
+    middle = (low + high) / 2
+    below = max(low, low + step * math.floor((middle - apart - low) / step + 1e-9))
+    above = min(high, low + step * math.ceil((middle + apart - low) / step - 1e-9))
+    if below + (n_classes - 1) * step > above + 1e-9:  # what is between has no room
+        return None
+    between = (_written(below + step, above - step),) if n_classes > 2 else ()
+    return (_written(low, below), *between, _written(above, high))
+
+
+def _written(low: float, high: float) -> str:
+    low, high = round(low, 4), round(high, 4)
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
 def usual_ranges(names: tuple[str, ...]) -> tuple[Range, ...] | None:

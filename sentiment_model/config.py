@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 
 from sentiment_model.classes import (
     BINARY,
+    MISSING_VALUES,
     Classes,
     Range,
     fold,
@@ -22,9 +23,23 @@ from sentiment_model.classes import (
 from sentiment_model.profiles import PROFILES, Profile
 
 _BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # categories of characters that a line cannot hold
+_FIRST_READ_BY = ("format", "preset", "columns", "max_text_bytes")  # fields of ReviewFiles in version 0.1
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet"]
-Preset = Literal["amazon-reviews-2023", "yelp", "google-play", "hf-imdb"]
+Preset = Literal[
+    "amazon-reviews-2018",
+    "amazon-reviews-2023",
+    "yelp",
+    "google-play",
+    "google-play-scraper",
+    "app-store-scraper",
+    "steam",
+    "kaggle-steam",
+    "goodreads",
+    "sentiment140",
+    "hf-imdb",
+    "kaggle-imdb",
+]
 Cell = Literal["rnn", "lstm", "gru", "mingru", "qrnn"]
 Pooling = Literal["last", "max", "mean"]
 SplitBy = Literal["auto", "group", "time", "text"]
@@ -76,7 +91,9 @@ class Columns(Config):
     review_id: str | None = Field(
         None, title="Review ID", description="Column with a unique id; made from file and row if absent."
     )
-    written_at: str | None = Field(None, description="Column with the time of writing (ISO 8601 or Unix time).")
+    written_at: str | None = Field(
+        None, description="Column with the time of writing: ISO 8601, Unix time, or with the month's name."
+    )
 
 
 class LabelledColumns(Columns):
@@ -127,6 +144,20 @@ class ReviewFiles(Config):
     max_bad_share: Share = Field(
         0.05, title="Largest bad share", description="Largest share of quarantined rows before the run fails."
     )
+    missing_values: tuple[str, ...] = Field(
+        MISSING_VALUES,
+        description="What stands for a value that is not there, in any case: such a text is quarantined, such a label "
+        "or rating is none. What is named as a class or as one of its labels is that. Naming any replaces this list.",
+    )
+
+    def reading(self) -> dict[str, Any]:
+        """Return what says how files are read, wherever they are, as JSON.
+
+        A field that came after the first scores were stored is left out at its default, under which these stay valid.
+        """
+        defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
+        later = {name for name in defaults if name not in _FIRST_READ_BY and getattr(self, name) == defaults[name]}
+        return self.model_dump(mode="json", exclude={"path", "max_bad_share", *later})
 
     @field_validator("delimiter", "quote", "escape")
     @classmethod
@@ -183,7 +214,8 @@ class IngestConfig(ReviewFiles):
     ratings: tuple[str, ...] | None = Field(
         None,
         description="Ratings of each class, in the source's own scale: `1-2`, `4-5`; those between are dropped and "
-        "counted, others are quarantined. Left empty, that is it, or with neutral `1-2`, `3`, `4-5`.",
+        "counted, others are quarantined. Left empty, that is it, or with neutral `1-2`, `3`, `4-5`; where more than "
+        "one in a thousand is of another scale, the run then stops.",
     )
     ordered: bool | None = Field(
         None,
@@ -191,9 +223,6 @@ class IngestConfig(ReviewFiles):
     )
     dropped_labels: tuple[str, ...] = Field(
         (), description="Values of the label column whose reviews are left out and counted, `neutral` perhaps."
-    )
-    missing_labels: tuple[str, ...] = Field(
-        (), description="Values of the label column or of the rating that mean that there is none."
     )
 
     @model_validator(mode="after")
@@ -209,11 +238,12 @@ class IngestConfig(ReviewFiles):
         if not all(name.strip() and not _BROKEN.intersection(map(unicodedata.category, name)) for name in self.classes):
             raise ValueError("a class has no name, or one with a line break or the like in it")
         meanings = [value for values in self.spellings() for value in values]
-        meanings += [*self.dropped_labels, *self.missing_labels]
+        usual = set(map(fold, MISSING_VALUES))  # which a class may be named like
+        meanings += [*self.dropped_labels, *(value for value in self.missing_values if fold(value) not in usual)]
         folded = list(map(fold, meanings))
         if common := sorted({value for value in folded if folded.count(value) > 1}):
             raise ValueError(
-                f"label values {common} mean more than one thing in classes, labels, dropped_labels and missing_labels"
+                f"label values {common} mean more than one thing in classes, labels, dropped_labels and missing_values"
             )
         self.ranges()
         return self
@@ -225,7 +255,7 @@ class IngestConfig(ReviewFiles):
             ValueError: a label is not written as `class=value`.
         """
         if self.labels is None:
-            elsewhere = {fold(value) for value in (*self.dropped_labels, *self.missing_labels)}
+            elsewhere = {fold(value) for value in (*self.dropped_labels, *self.missing_values)}
             others = tuple(
                 tuple(value for value in usual if value not in elsewhere) for usual in usual_spellings(self.classes)
             )

@@ -34,7 +34,7 @@ def test_a_wrong_text_column_shows(tmp_path: Path) -> None:
         ReviewFiles.model_validate({"path": str(path), "columns": {"text": "body"}})
     )
     missing = preview(ReviewFiles.model_validate({"path": str(path), "columns": {"text": "review"}}))
-    assert "**Cannot be read:** text column missing: a.csv has no column 'review', it has 'text', 'body'" in missing
+    assert "**This stops a run:** text column missing: a.csv has no column 'review', it has 'text', 'body'" in missing
 
 
 def test_a_wrong_scale_shows(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_wrong_scale_shows(tmp_path: Path) -> None:
 
 def test_a_wrong_way_of_writing_shows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,text\n" + "1,a,b\n" * 5)
-    assert "**Cannot be read:** most of the first rows of a.csv" in preview(ReviewFiles(path=str(path)))
+    assert "**This stops a run:** most of the first rows of a.csv" in preview(ReviewFiles(path=str(path)))
     path = write(tmp_path / "b.csv", "id,text\n1,café\n".encode("cp1252"))
     assert "files.encoding names another encoding" in preview(ReviewFiles(path=str(path)))
 

@@ -113,6 +113,17 @@ def test_tidy_samples_are_all_usable():
         assert not reasons
 
 
+def test_marks_of_missing_values_are_no_texts(tmp_path):
+    texts = ["nan", " NULL ", "None", r"\N", "#NAME?", "n/a", "<NA>", "none of it works", "nap", "0"]
+    path = write(tmp_path / "a.csv", "\n".join(["text", *texts]))
+    usable = {8: "none of it works", 9: "nap", 10: "0"}
+    assert read(path) == (usable, dict.fromkeys(range(1, 8), "missing_text"))
+    assert read(path, missing_values=("0", "NAP"))[1] == {9: "missing_text", 10: "missing_text"}
+    frame = pl.DataFrame({"text": [float("nan"), None, 1.5]})
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == ({3: "1.5"}, dict.fromkeys((1, 2), "missing_text"))
+
+
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 texts_and_ids = st.lists(st.tuples(any_text, any_text), min_size=1, max_size=20)
 
@@ -131,7 +142,7 @@ def test_any_text_survives_csv(records, batch_rows, end):
     writer.writerows([("text", "id"), *records])
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder, "a.csv"), buffer.getvalue())
-        assert read(path, batch_rows=batch_rows) == expected(records)
+        assert read(path, batch_rows=batch_rows, missing_values=()) == expected(records)
 
 
 @settings(deadline=None)
@@ -145,7 +156,7 @@ def test_any_text_survives_json_lines(records, batch_rows, ascii_only, encoding)
     lines = [json.dumps({"text": text, "id": key}, ensure_ascii=ascii_only) + "\n" for text, key in records]
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder, "a.jsonl"), "".join(lines).encode(encoding))
-        assert read(path, batch_rows=batch_rows) == expected(records)
+        assert read(path, batch_rows=batch_rows, missing_values=()) == expected(records)
 
 
 @settings(deadline=None)
@@ -308,7 +319,9 @@ def test_parquet_keeps_types_and_reads_bytes_as_text(tmp_path):
 def test_a_missing_text_column_is_named_with_those_there(tmp_path, name, only):
     frame = pl.DataFrame({"body": ["x"], "stars": [1]})
     {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](tmp_path / name)
-    with pytest.raises(SourceError, match=f"text column missing: {name} has no column 'text', it has body, stars"):
+    with pytest.raises(
+        SourceError, match=f"text column missing: {name} has no column 'text', it has 'body', 'stars'; name"
+    ):
         read(tmp_path / name, only=only)
 
 

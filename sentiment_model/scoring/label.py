@@ -88,7 +88,7 @@ def scoring_key(run: ScoringRun, model_digest: str, model_version: str, shadow_d
     """Return the hash of everything but the files that the scores depend on, and of the name of a re-scoring."""
     identity = {
         "version": VERSION,
-        "files": run.files.model_dump(mode="json", exclude={"path", "max_bad_share"}),
+        "files": run.files.reading(),
         "threshold": run.threshold,
         "uncertain_margin": run.uncertain_margin,
         "rescore": run.rescore,

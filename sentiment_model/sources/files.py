@@ -17,7 +17,7 @@ import polars as pl
 
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.columns import mapping_of, text_column, top_level
+from sentiment_model.sources.columns import is_marker, mapping_of, text_column, top_level
 from sentiment_model.sources.compression import COMPRESSIONS, Compression, compression_of, read_chunks, zip_member
 from sentiment_model.sources.containers import HEAD_BYTES, foreign, is_parquet
 from sentiment_model.sources.delimited import find_dialect, read_delimited
@@ -109,6 +109,7 @@ def read_batches(
         SourceError: the file, or its header, cannot be read at all, or Parquet that is packed unpacks to far too much.
     """
     partitions = _partitions(file.name)
+    config = _with_preset(config)
     read = _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types)
     try:
         for batch in unescaped(read, mapping_of(config).columns.text):
@@ -127,6 +128,7 @@ def written_as(file: SourceFile, config: ReviewFiles) -> str:
     Raises:
         SourceError: it cannot be read, or is nothing that reviews are read from.
     """
+    config = _with_preset(config)
     text = top_level(mapping_of(config).columns.text)
     with _opened(file, config) as content:
         if content.format == "parquet":
@@ -140,6 +142,13 @@ def written_as(file: SourceFile, config: ReviewFiles) -> str:
             kind = f"text, {find_dialect(file.name, lines, usual, config, text)[0]}"
         packed = f", packed with {content.compression}" if content.compression else ""
         return f"{kind}{packed}{f', {content.encoding}' if content.encoding else ''}"
+
+
+def _with_preset(config: ReviewFiles) -> ReviewFiles:
+    """Return the configuration with what the preset knows of how files are written."""
+    known = mapping_of(config)
+    columns, encoding = config.column_names or known.column_names, config.encoding or known.encoding
+    return config.model_copy(update={"column_names": columns, "encoding": encoding})
 
 
 def _partitions(name: str) -> dict[str, str | None]:
@@ -292,11 +301,21 @@ def usable_text(batch: Batch, config: ReviewFiles) -> tuple[Batch, pl.Series]:
     found = text_column(batch, mapping_of(config).columns.text)
     values = batch.frame.select(found).to_series()
     text = decode(values) if values.dtype == pl.Binary() else values.cast(pl.String(), strict=False)
-    judged = pl.DataFrame({"text": text, "missing": values.is_null(), "size": text.str.len_bytes()})
+    judged = pl.DataFrame(
+        {
+            "text": text,
+            "missing": values.is_null(),
+            "marker": is_marker(text, config.missing_values),
+            "size": text.str.len_bytes(),
+        }
+    )
+    marker = pl.format("{} is one of missing_values", pl.col("text").str.strip_chars())
     too_long = pl.format("{} bytes, above max_text_bytes {}", "size", config.max_text_bytes)
     faults = judged.select(
         fault=pl.when("missing")
         .then(fault("missing_text", pl.lit("there is no text")))
+        .when("marker")
+        .then(fault("missing_text", marker))
         .when(pl.col("text").is_null())
         .then(fault("undecodable", pl.lit("not UTF-8")))
         .when(pl.col("text").str.strip_chars() == "")

@@ -11,7 +11,8 @@ from sentiment_model.markdown import markdown_cell
 from sentiment_model.sources.columns import mapping_of
 from sentiment_model.sources.files import SourceFile, read_batches, usable_text, written_as
 from sentiment_model.sources.listing import list_files
-from sentiment_model.sources.unify import to_reviews
+from sentiment_model.sources.tally import Tally
+from sentiment_model.sources.unify import Unified, to_reviews
 from sentiment_model.text.reviews import Batch
 
 _ROWS = 1000
@@ -53,13 +54,16 @@ def _section(file: SourceFile, config: ReviewFiles) -> Iterator[str]:
         usable, texts = usable_text(batch, config)
         yield from _of_texts(batch, texts, config)
         if isinstance(config, IngestConfig):
-            reviews, rejects, left_out = to_reviews(batch, config)
-            yield _labels(reviews, left_out, config)
+            unified = to_reviews(batch, config)
+            yield _labels(unified, config)
+            yield from _quarantine(unified.rejects)
+            tally = Tally(config)
+            tally.add(batch, unified)
+            tally.check()
         else:
-            rejects = usable.rejects
-        yield from _quarantine(rejects)
+            yield from _quarantine(usable.rejects)
     except SentimentError as error:
-        yield f"**Cannot be read:** {markdown_cell(str(error))}"
+        yield f"**This stops a run:** {markdown_cell(str(error))}"
 
 
 def _columns(batch: Batch, config: ReviewFiles) -> str:
@@ -100,7 +104,8 @@ def _typical_length(texts: pl.Series) -> float:
     return float(texts.str.len_chars().median() or 0)  # type: ignore[arg-type]  # of numbers it is one
 
 
-def _labels(reviews: pl.DataFrame, left_out: int, config: IngestConfig) -> str:
+def _labels(unified: Unified, config: IngestConfig) -> str:
+    reviews, left_out = unified.reviews, unified.left_out
     counts = Counter("unlabelled" if place is None else config.classes[place] for place in reviews["label"])
     said = [f"{name} {counts[name]:,}" for name in (*config.classes, "unlabelled") if counts[name]]
     ratings = reviews["rating"].drop_nulls().value_counts().sort("rating")

@@ -47,7 +47,7 @@ def split_recipes(files: Mapping[str, SourceFile], run: ScoringRun) -> dict[str,
     Returns:
         by key, the inputs, the parameters and the writer of the stage :data:`SPLIT`.
     """
-    reading = run.files.model_dump(mode="json", exclude={"path", "max_bad_share"})
+    reading = run.files.model_dump(mode="json", exclude={"path", "max_bad_share", "missing_values"})
     parameters = {**reading, "shard_rows": run.shard_rows}
     return {
         key: ({file.name: key}, parameters, partial(_write_split, file=file, run=run))

@@ -1,104 +1,230 @@
 """Batches with a source's own columns to reviews with the one schema."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import polars as pl
 
-from sentiment_model.classes import WHOLE, fold
+from sentiment_model.classes import WHOLE, Range, fold
 from sentiment_model.config import IngestConfig
-from sentiment_model.errors import QualityError
-from sentiment_model.sources.columns import column, mapping_of
+from sentiment_model.errors import QualityError, SourceError
+from sentiment_model.sources.columns import Labels, column, labels_of, mapping_of
+from sentiment_model.sources.dates import moment
 from sentiment_model.sources.files import fault, reject, usable_text
+from sentiment_model.sources.ratings import read_ratings
 from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
 
-_MICROSECONDS = pl.Datetime("us", "UTC")
+_MOST_LABELS = 1000  # that are counted by name: the column may turn out to be one of texts
+_NO_RATINGS = (0.0, -1.0)  # what dumps write where nobody rated, if the scale starts above
 
 
-def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+@dataclass
+class Seen:
+    """What labels, ratings and dates were found, used or not.
+
+    Attributes:
+        rated: how many reviews have no label, and a rating that is a number.
+        outside: how many of these are not on the scale of the classes' ratings.
+        unrated: how many of them have 0 or -1, below that scale, which is taken for no rating.
+        low: the lowest rating of these; infinite where there is none.
+        high: the highest one.
+        scales: how many are written out of another scale, by its highest rating.
+        labels: how many have a label, by label.
+        dates: how many reviews have a date.
+        unread_dates: how many of these cannot be read.
+        unread_date: the first such.
+    """
+
+    rated: int = 0
+    outside: int = 0
+    unrated: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    scales: Counter[float] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    dates: int = 0
+    unread_dates: int = 0
+    unread_date: str | None = None
+
+    def add(self, other: "Seen") -> None:
+        """Add what was found elsewhere."""
+        self.rated += other.rated
+        self.outside += other.outside
+        self.unrated += other.unrated
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.scales.update(other.scales)
+        for label, count in other.labels.items():
+            if label in self.labels or len(self.labels) < _MOST_LABELS:
+                self.labels[label] += count
+        self.dates += other.dates
+        self.unread_dates += other.unread_dates
+        self.unread_date = self.unread_date or other.unread_date
+
+
+@dataclass(frozen=True)
+class Unified:
+    """What became of a batch.
+
+    Attributes:
+        reviews: with :data:`REVIEW_SCHEMA`.
+        rejects: the rows for quarantine.
+        left_out: how many reviews were left out.
+        seen: what was found in them.
+    """
+
+    reviews: pl.DataFrame
+    rejects: pl.DataFrame
+    left_out: int
+    seen: Seen
+
+
+def to_reviews(batch: Batch, config: IngestConfig) -> Unified:
     """Turn a batch into reviews.
 
     A label decides where there is one, else the rating; with neither, the review is unlabelled. A review without a
     label whose rating lies between those of two classes is left out, as one with a label to be dropped is.
     Beside a label, a rating that is no number does no harm and becomes null.
 
-    Returns:
-        the reviews (:data:`REVIEW_SCHEMA`), the rows for quarantine, and how many reviews were left out.
-
     Raises:
-        SourceError: there is no text column, or it holds no text.
+        SourceError: there is no text column, it holds no text, or a column with labels or ratings is nested.
         QualityError: nobody said which ratings are of which class.
     """
     batch, text = usable_text(batch, config)
     if batch.origin.is_empty():
-        return REVIEW_SCHEMA.to_frame(), batch.rejects, 0
-    mapping = mapping_of(config)
-    columns, missing = mapping.columns, list(map(fold, config.missing_labels))
+        return Unified(REVIEW_SCHEMA.to_frame(), batch.rejects, 0, Seen())
+    mapping, labels = mapping_of(config), labels_of(config)
+    columns = mapping.columns
+    missing = set(map(fold, config.missing_values))
+    stars = _blank_as_null(_value(batch, columns.rating), missing.union(map(fold, mapping.missing_values)))
+    dates = _column(batch, columns.written_at)
     table = pl.DataFrame(
         [
             *batch.origin,
             text,
-            _value(batch, columns.review_id).alias("review_id"),
-            _blank_as_null(_value(batch, columns.label), *mapping.unlabelled, *missing).alias("given"),
-            _blank_as_null(_value(batch, columns.rating), *missing).alias("stars"),
-            _group(_column(batch, mapping.group)).alias("group"),
-            moment(_column(batch, columns.written_at)).alias("written_at"),
+            _known(_value(batch, columns.review_id), missing).alias("review_id"),
+            _blank_as_null(_value(batch, columns.label), labels.missing).alias("given"),
+            stars.alias("stars"),
+            *read_ratings(stars),
+            _group(_column(batch, mapping.group), missing).alias("group"),
+            moment(dates).alias("written_at"),
         ]
     )
-    given, stars = pl.col("given"), pl.col("stars")
-    judged = _judge(table, config)
+    judged = _judge(table, config, labels)
     rejects = reject(batch, judged["fault"], text).rejects
     usable = judged.filter(pl.col("fault").is_null())
-    is_unlabelled = given.is_null() & stars.is_null()
+    is_unlabelled = pl.col("given").is_null() & (pl.col("stars").is_null() | pl.col("unrated"))
     reviews = usable.filter(is_unlabelled | pl.col("label").is_not_null())
     made_id = pl.format("{}:{}", "file", "row")
-    identified = pl.when(pl.col("review_id") == "").then(made_id).otherwise(pl.col("review_id").fill_null(made_id))
-    return (
-        reviews.with_columns(review_id=identified).select(REVIEW_SCHEMA.names()).cast(REVIEW_SCHEMA),
+    seen = _seen(judged)
+    _see_dates(seen, _known(_as_text(dates), missing), table["written_at"])
+    return Unified(
+        reviews.with_columns(review_id=pl.col("review_id").fill_null(made_id))
+        .select(REVIEW_SCHEMA.names())
+        .cast(REVIEW_SCHEMA),
         rejects,
         len(usable) - len(reviews),
+        seen,
     )
 
 
-def _judge(table: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:
-    """Add the `rating`, the class as `label`, and the `fault` of reviews with the columns `given` and `stars`."""
-    given, stars, rating, ranges = pl.col("given"), pl.col("stars"), pl.col("rating"), config.ranges()
-    by_rating, number = given.is_null() & stars.is_not_null(), stars.cast(pl.Float64(), strict=False)
-    table = table.with_columns(rating=pl.when(number.is_finite()).then(number))
+def _judge(table: pl.DataFrame, config: IngestConfig, labels: Labels) -> pl.DataFrame:
+    """Tell what reviews are, by the columns `given`, `stars`, `number` and `scale`.
+
+    Added are the class as `label`, the `rating`, the `fault`, and whether the rating decides (`rated`) or would if
+    it were one (`unrated`), and whether it is not on the scale (`outside`).
+    """
+    given, stars, number, scale = (pl.col(name) for name in ("given", "stars", "number", "scale"))
+    by_rating, ranges = given.is_null() & stars.is_not_null(), config.ranges()
     if ranges is None:
-        if table.select((by_rating & rating.is_not_null()).any()).item():
+        if table.select((by_rating & number.is_not_null()).any()).item():
             raise QualityError(
                 f"nothing says which ratings mean {', '.join(config.classes)}; set ratings to a range for each, in the "
                 "order of the classes, as --ingest.ratings 1-2,4-5"
             )
-        ranges = ()
-    rated = pl.lit(None, pl.Int8)
+        ranges = (Range(-math.inf, math.inf),)
+    lowest, highest = ranges[0].low, ranges[-1].high
+    unrated = number.is_in(_NO_RATINGS) & (number < lowest) & scale.is_null()
+    table = table.with_columns(
+        unrated=unrated.fill_null(value=False),
+        of_another_scale=(scale != highest).fill_null(value=False),
+        rated=by_rating & number.is_not_null(),
+    ).with_columns(rating=pl.when(~pl.col("unrated")).then(number))
+    rating = pl.col("rating")
+    placed = pl.lit(None, pl.Int8)
     for place, (low, high) in enumerate(ranges):
-        rated = pl.when(rating.is_between(low, high)).then(pl.lit(place, pl.Int8)).otherwise(rated)
-    spelled = {value: place for place, values in enumerate(config.spellings()) for value in map(fold, values)}
-    named = given.replace_strict(spelled, default=None, return_dtype=pl.Int8)
-    is_unknown = given.is_not_null() & named.is_null() & ~given.is_in(list(map(fold, config.dropped_labels)))
-    lowest, highest = (ranges[0].low, ranges[-1].high) if ranges else (-math.inf, math.inf)
+        placed = pl.when(rating.is_between(low, high)).then(pl.lit(place, pl.Int8)).otherwise(placed)
+    named = given.replace_strict(labels.classes, default=None, return_dtype=pl.Int8)
+    is_unknown = given.is_not_null() & named.is_null() & ~given.is_in(list(labels.dropped))
+    is_truth = stars.is_in(["true", "false"])
+    other_scale = (
+        f"rating {{}} is not out of {highest:g}, the highest rating of the classes; set ratings to the ranges of the "
+        "source"
+    )
     outside = (
         f"rating {{}} is not from {lowest:g} to {highest:g}; set ratings to the ranges of the source, as "
-        "--ingest.ratings 1-4,7-10, or name it in missing_labels"
+        "--ingest.ratings 1-4,7-10, or name it in missing_values"
     )
-    unknown = "label {} means none of {}; name it in labels, dropped_labels or missing_labels"
+    unknown = "label {} means none of {}; name it in labels, dropped_labels or missing_values"
     return table.with_columns(
-        label=pl.when(given.is_null()).then(rated).otherwise(named),
+        label=pl.when(given.is_null()).then(placed).otherwise(named),
+        outside=pl.col("rated")
+        & ~pl.col("unrated")
+        & (pl.col("of_another_scale") | ~rating.is_between(lowest, highest)),
         fault=pl.when(is_unknown)
         .then(fault("unknown_label", pl.format(unknown, given, pl.lit(", ".join(config.classes)))))
-        .when(by_rating & rating.is_null())
-        .then(fault("unknown_rating", pl.format("rating {} is no number", stars)))
+        .when(by_rating & number.is_null() & is_truth)
+        .then(fault("unknown_rating", pl.format("rating {} is a label; name its column in columns.label", stars)))
+        .when(by_rating & number.is_null())
+        .then(
+            fault(
+                "unknown_rating",
+                pl.format("rating {} is no number; if it means none, name it in missing_values", stars),
+            )
+        )
+        .when(by_rating & pl.col("of_another_scale"))
+        .then(fault("rating_out_of_range", pl.format(other_scale, stars)))
         .when(by_rating & ~rating.is_between(lowest, highest))
         .then(fault("rating_out_of_range", pl.format(outside, stars))),
     )
+
+
+def _seen(judged: pl.DataFrame) -> Seen:
+    rated = judged.filter("rated")
+    own = rated.filter(~pl.col("of_another_scale"))["number"]
+    other = rated.filter("of_another_scale")["scale"].value_counts()
+    labels = judged["given"].drop_nulls().value_counts().head(_MOST_LABELS)
+    seen = Seen(
+        rated=len(rated),
+        outside=int(rated["outside"].sum()),
+        unrated=int(rated["unrated"].sum()),
+        scales=Counter(dict(other.iter_rows())),
+        labels=Counter(dict(labels.iter_rows())),
+    )
+    if len(own):
+        seen.low, seen.high = own.sort()[[0, -1]]
+    return seen
+
+
+def _see_dates(seen: Seen, dates: pl.Series, read: pl.Series) -> None:
+    unread = dates.filter(read.is_null()).drop_nulls()
+    seen.dates = dates.count()
+    seen.unread_dates = len(unread)
+    seen.unread_date = unread[0] if len(unread) else None
 
 
 def _column(batch: Batch, name: str | None) -> pl.Series:
     found = column(batch.frame, name) if name else None
     if found is None:
         return pl.repeat(None, len(batch.origin), dtype=pl.String(), eager=True)
-    return batch.frame.select(found).to_series()
+    values = batch.frame.select(found).to_series()
+    if values.dtype.is_nested():
+        raise SourceError(
+            f"column {name!r} of {batch.origin['file'][0]} holds {values.dtype}; name a field inside it, such as "
+            f"{name}.value"
+        )
+    return values
 
 
 def _value(batch: Batch, name: str | None) -> pl.Series:
@@ -106,62 +232,22 @@ def _value(batch: Batch, name: str | None) -> pl.Series:
 
 
 def _as_text(series: pl.Series) -> pl.Series:
-    if series.dtype.is_nested():
-        return pl.Series([None] * len(series), dtype=pl.String())
     return series.cast(pl.String(), strict=False)
 
 
-def _group(values: pl.Series) -> pl.Series:
+def _group(values: pl.Series, missing: Iterable[str]) -> pl.Series:
     """Return names of groups, which are the same whatever their spelling: half of a group is a group that is known."""
     if values.dtype.is_float():
         values = values.set(~values.is_finite(), None)
-    return _blank_as_null(_as_text(values))
+    return _blank_as_null(_as_text(values), missing)
 
 
-def _blank_as_null(values: pl.Series, *others: str) -> pl.Series:
-    """Fold values as :func:`sentiment_model.classes.fold` does, and make blank ones and others null."""
+def _known(values: pl.Series, missing: Iterable[str]) -> pl.Series:
+    """Return values as they are written, and null for those that mean nothing."""
+    return values.set(_blank_as_null(values, missing).is_null(), None)
+
+
+def _blank_as_null(values: pl.Series, missing: Iterable[str]) -> pl.Series:
+    """Fold values as :func:`sentiment_model.classes.fold` does, and make blank and missing ones null."""
     folded = values.str.normalize("NFC").str.strip_chars().str.to_lowercase().str.replace(WHOLE, "$1")
-    return folded.set(folded.is_in(["", *others]), None)
-
-
-def moment(values: pl.Series) -> pl.Series:
-    """Read times as UTC: dates, ISO 8601 (time and offset may be missing), or Unix time.
-
-    The size of a Unix time tells its unit, from seconds to nanoseconds; that is right for 1973 to 5138. What
-    cannot be read becomes null: a review without a date is still a review.
-    """
-    if isinstance(values.dtype, pl.Date | pl.Datetime):
-        zone = getattr(values.dtype, "time_zone", None)
-        times = values.cast(pl.Datetime("us", zone))
-        return times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
-    if values.dtype.is_nested():
-        return pl.Series([None] * len(values), dtype=_MICROSECONDS)
-    text = pl.col("text")
-    number = text.cast(pl.Float64(), strict=False)
-    magnitude = number.abs()
-    microseconds = (
-        pl.when(magnitude < 1e11)
-        .then(number * 1e6)
-        .when(magnitude < 1e14)
-        .then(number * 1e3)
-        .when(magnitude < 1e17)
-        .then(number)
-        .when(magnitude < 1e19)
-        .then(number / 1e3)
-    )
-    iso = (
-        text.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "${1}T00:00:00")
-        .str.replace(r"^(\d{4}-\d{2}-\d{2}) +", "${1}T")
-        .str.replace(r"(T\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)$", "${1}Z")
-        .str.replace(r"(T\d{2}:\d{2})(Z|[+-]\d{2}:?\d{2})$", "${1}:00${2}")
-    )
-    return (
-        pl.DataFrame({"text": values.cast(pl.String(), strict=False).str.strip_chars()})
-        .select(
-            pl.coalesce(
-                microseconds.cast(pl.Int64()).cast(_MICROSECONDS),
-                iso.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False),
-            )
-        )
-        .to_series()
-    )
+    return folded.set(folded.is_in(["", *missing]), None)
