@@ -39,7 +39,7 @@ def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version:
     """
     try:
         from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-        from deltalake.exceptions import CommitFailedError
+        from deltalake.exceptions import CommitFailedError, DeltaError
     except ImportError as error:
         raise ConfigurationError("a Delta table needs deltalake: pip install 'sentiment-pipeline[delta]'") from error
     paths = sorted(path for path, role in staging.files.items() if role == "scores")
@@ -72,9 +72,10 @@ def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version:
             except CommitFailedError:  # another worker committed one of these pieces, or this one did, unheard
                 if attempt == _ATTEMPTS - 1:
                     raise
-    except OSError:
-        raise
-    except Exception as error:  # deltalake raises no error of its own where the types of a column differ
+    except Exception as error:
+        # Where the types of a column differ, deltalake raises a bare Exception.
+        if type(error) is not Exception and not isinstance(error, DeltaError | pl.exceptions.PolarsError):
+            raise
         raise StoreError(
             f"cannot write {shard.name} to the Delta table {url}: {first_line(error)}; where a column is of another "
             "type there, give these files an output of their own"

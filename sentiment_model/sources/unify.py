@@ -10,6 +10,7 @@ from sentiment_model.errors import QualityError
 from sentiment_model.sources.columns import column, mapping_of
 from sentiment_model.sources.files import fault, reject, usable_text
 from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
+from sentiment_model.text.spreadsheets import unguarded
 
 _MICROSECONDS = pl.Datetime("us", "UTC")
 
@@ -29,6 +30,8 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
         QualityError: nobody said which ratings are of which class.
     """
     batch, text = usable_text(batch, config)
+    if _is_of_ours(batch):
+        text = unguarded(text)
     if batch.origin.is_empty():
         return REVIEW_SCHEMA.to_frame(), batch.rejects, 0
     mapping = mapping_of(config)
@@ -57,6 +60,11 @@ def to_reviews(batch: Batch, config: IngestConfig) -> tuple[pl.DataFrame, pl.Dat
         rejects,
         len(usable) - len(reviews),
     )
+
+
+def _is_of_ours(batch: Batch) -> bool:
+    """Tell whether the file is one of reviews to label, as scoring writes it, and not the whole scores."""
+    return {"row_id", "text", "label"}.issubset(batch.columns) and "source_row" not in batch.columns
 
 
 def _judge(table: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:
