@@ -4,10 +4,11 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliApp, SettingsError
@@ -20,6 +21,7 @@ from sentiment_model.redaction import redacted
 Run = TypeVar("Run", bound=BaseModel)
 
 _INTERRUPTED = 130
+_SPELLINGS = {"true": True, "false": False}
 
 
 def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence[str] | None = None) -> int:
@@ -34,10 +36,9 @@ def run_cli(model: type[Run], flow: Callable[[Run], object], arguments: Sequence
         the exit status: 0, 1 where the run failed for a reason that the user can mend, 2 for wrong options, and what
         shells have for it where it was interrupted. Reasons are printed to standard error, one line each.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        run = CliApp.run(
-            model, cli_args=list(sys.argv[1:] if arguments is None else arguments), cli_exit_on_error=False
-        )
+        run = CliApp.run(model, cli_args=list(_without_values(given, set(_switches(model)))), cli_exit_on_error=False)
     except SettingsError as error:
         return _fail(2, f"{str(error).removeprefix('error parsing CLI: ')}; --help lists the options")
     except ValidationError as error:
@@ -74,6 +75,39 @@ def run_flow(model: type[Run], name: str) -> int:
         imported(run)
 
     return run_cli(model, flow)
+
+
+def _switches(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
+    """Yield the flags of a model that are true or false, at any depth."""
+    for name, field in model.model_fields.items():
+        flag = prefix + name.replace("_", "-")
+        for kind in get_args(field.annotation) or (field.annotation,):
+            if kind is bool:
+                yield flag
+            elif isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _switches(kind, f"{flag}.")
+
+
+def _without_values(arguments: Iterable[str], switches: Container[str]) -> Iterator[str]:
+    """Yield the arguments with `--csv` in place of `--csv true` and `--csv=true`, and `--no-csv` where it is false.
+
+    Raises:
+        SettingsError: the value of a switch is neither true nor false.
+    """
+    left = deque(arguments)
+    while left:
+        argument = left.popleft()
+        name, equals, value = argument.partition("=")
+        flag = name.replace("--no-", "--", 1) if name.startswith("--no-") else name
+        if flag not in switches:
+            yield argument
+            continue
+        if not equals and left and not left[0].startswith("-"):
+            equals, value = "=", left.popleft()
+        if equals and value.lower() not in _SPELLINGS:
+            raise SettingsError(f"argument {flag}: {value!r} is neither true nor false")
+        is_on = (not equals or _SPELLINGS[value.lower()]) == (name == flag)
+        yield flag if is_on else flag.replace("--", "--no-", 1)
 
 
 def _open_standard_files() -> None:

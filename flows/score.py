@@ -40,6 +40,7 @@ from sentiment_model.scoring.report import (
     scoring_markdown,
     scoring_metrics,
     shares_message,
+    unexported_message,
     unlearned_message,
     unusable_message,
 )
@@ -101,7 +102,7 @@ def score(run: ScoringRun) -> ScoringSummary:
             figures = count(work)
             exported = [] if work.reasons() else figures.paths  # an export of a part would be taken for the whole
             text, classes = mapping_of(run.files).columns.text, model.description.classes
-            csv, to_label = export(table.objects, run_id, exported, run, text, classes)
+            exports = export(table.objects, run_id, exported, run, text, classes)
             summary = summarise(
                 run,
                 work,
@@ -110,8 +111,7 @@ def score(run: ScoringRun) -> ScoringSummary:
                 model_version=model.version,
                 shadow_version=job.shadow_version,
                 seconds=seconds,
-                csv=csv,
-                to_label=to_label,
+                exports=exports,
             )
             _report(run, summary, log, tracker)
             _check(run, work, figures, summary)
@@ -248,6 +248,8 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
         summary.quarantined,
         redacted(summary.table),
     )
+    if summary.unexported:
+        logger.warning("Not exported: %s", unexported_message(summary))
     if summary.unlearned:
         logger.warning("Scripts: %s", unlearned_message(summary))
     if summary.drift_unjudged:

@@ -390,6 +390,32 @@ def scorings(tracker: Tracker) -> list[Run]:
     return list(tracker._client.search_runs([experiment.experiment_id]))
 
 
+def test_a_run_whose_scores_are_published_does_not_fail_for_an_export(
+    champion: Tracker, settings_in: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings_in / "in").mkdir()
+    nested = [{"review": {"text": text}} for text in ("=good film", "a bad film")]
+    pl.DataFrame(nested).write_ndjson(settings_in / "in" / "a.jsonl")
+    pl.DataFrame({"review": [{"text": "fine"}]}).write_parquet(settings_in / "in" / "b.parquet")
+    csv = settings_in / "table" / "csv"
+    csv.parent.mkdir()
+    csv.touch()  # where a folder is to be
+    columns = {"text": "review.text"}
+    run = run_on(settings_in / "in", output=str(csv.parent), columns=columns, csv=True, to_label=5)
+    summary: ScoringSummary = score(run)
+    assert (summary.scored, summary.csv, list(summary.unexported)) == (3, None, ["CSV"])
+    assert sorted(pl.read_csv(summary.to_label or "")["text"]) == ["'=good film", "a bad film", "fine"]
+    assert "Not exported: no CSV: " in " ".join(caplog.messages)
+    assert "**Not exported:** no CSV: " in newest_artifact_of_a_flow("scores")
+    csv.unlink()
+    again: ScoringSummary = score(run)
+    assert again.reused
+    assert not again.unexported
+    assert set(pl.read_csv(again.csv or "")["review"]) == {
+        f'{{"text":"{text}"}}' for text in ("=good film", "a bad film", "fine")
+    }
+
+
 def test_the_flow_compares_exports_and_notices_drift(champion: Tracker, inbox: Path, predictor: Predictor) -> None:
     middle = predictor.predict(reviews(1020)["text"])["probabilities"].arr.last().median()
     run = run_on(

@@ -8,7 +8,7 @@ import pytest
 from flows._cli import run_cli
 from flows.score import score
 from flows.train import train
-from sentiment_model.config import ScoringRun, TrainingRun
+from sentiment_model.config import ScoringRun, TidyRun, TrainingRun
 
 TINY = ("--train.epochs=1", "--model.hidden-size=4", "--model.embedding-size=4", "--evaluate.bootstrap-samples=100")
 
@@ -41,6 +41,34 @@ def test_flags_become_the_run() -> None:
     assert runs[0].tokenize == TrainingRun().tokenize
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--csv"], True),
+        (["--csv", "true"], True),
+        (["--csv", "False"], False),
+        (["--csv=true"], True),
+        (["--csv=false"], False),
+        (["--no-csv"], False),
+        (["--no-csv", "false"], True),
+    ],
+)
+def test_a_switch_may_have_a_value(arguments: list[str], expected: bool) -> None:
+    runs: list[ScoringRun] = []
+    assert run_cli(ScoringRun, runs.append, ["--files.path", "a.csv", *arguments, "--to-label", "3"]) == 0
+    assert (runs[0].csv, runs[0].to_label) == (expected, 3)
+
+
+def test_switches_of_any_section_and_command_may_have_a_value() -> None:
+    runs: list[TrainingRun] = []
+    arguments = ["--train.distillation", "true", "--model.bidirectional=false", "--ingest.ordered", "true"]
+    assert run_cli(TrainingRun, runs.append, arguments) == 0
+    assert (runs[0].train.distillation, runs[0].model.bidirectional, runs[0].ingest.ordered) == (True, False, True)
+    tidy: list[TidyRun] = []
+    assert run_cli(TidyRun, tidy.append, ["--dry-run", "false"]) == 0
+    assert not tidy[0].dry_run
+
+
 def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run_training("--help")
@@ -56,6 +84,7 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None
         (["--modle.cell", "gru"], "modle.cell"),
         (["--train.epochs", "0"], "--train.epochs: Input should be greater than or equal to 1"),
         (["--model.cell", "transformer"], "cell"),
+        (["--train.distillation", "maybe"], "--train.distillation: 'maybe' is neither true nor false"),
         (["--ingest.source", "files"], "needs a path"),
         (["--clean.validation-share", "0.6", "--clean.test-share", "0.6"], "leave reviews to train on"),
         (["--ingest.labels", "positive=good,negative=Good"], "mean more than one thing"),

@@ -181,7 +181,9 @@ def test_whatever_is_written_with_quotes_is_read(
     buffer = io.StringIO()
     csv.writer(buffer, delimiter=delimiter, quoting=quoting).writerows([("body", "n"), *rows])  # type: ignore[arg-type]
     path = write(tmp_path_factory.mktemp("a") / "a.csv", buffer.getvalue())
-    found, reasons = read(path, columns=Columns(text="body"), escape="none", missing_values=("?",))
+    found, reasons = read(
+        path, columns=Columns(text="body"), escape="none", missing_values=("no text of twenty characters",)
+    )
     assert len(found) + len(reasons) == len(rows)
     for row, (text, _) in enumerate(rows, 1):
         is_empty = pl.Series([text]).str.strip_chars()[0] == ""

@@ -179,6 +179,7 @@ def test_a_path_with_markup_and_a_password_is_shown_as_text() -> None:
             "nothing": None,
             "failures": {},
             "unusable": {},
+            "unexported": {},
             "reasons": {"<i>": 1},
             "shares": {"<i>bad": 0.5, "good": 0.25, "|": 0.25},
             "drift": {},

@@ -190,9 +190,9 @@ def test_the_flow_reports_exports_and_compares_three_classes(
     assert list(exported["label"]) == rows["label"].to_list()
     assert set(OURS) <= set(exported.columns)
 
-    with Path(summary.to_label or "").open(encoding="utf-8", newline="") as file:
+    with Path(summary.to_label or "").open(encoding="utf-8-sig", newline="") as file:
         chosen = pl.DataFrame(list(csv.DictReader(file)))  # polars reads no quotes in a header
-    assert chosen.columns == ["row_id", "text", *OURS[2:], "label"]
+    assert chosen.columns == ["row_id", "text", "label", *OURS[2:]]
     top = np.sort(rows.select(OURS[2:]).to_numpy(), axis=1)
     least = rows["row_id"].gather(np.argsort(top[:, 2] - top[:, 1], kind="stable")[:7])
     assert set(chosen["row_id"]) == set(least)

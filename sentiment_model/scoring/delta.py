@@ -1,6 +1,6 @@
 """Scores as a Delta table, for readers who want one; needs the extra `delta`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -42,18 +42,21 @@ def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version:
         from deltalake.exceptions import CommitFailedError, DeltaError
     except ImportError as error:
         raise ConfigurationError("a Delta table needs deltalake: pip install 'sentiment-pipeline[delta]'") from error
-    paths = [path for path, role in staging.files.items() if role == "scores"]
+    paths = sorted(path for path, role in staging.files.items() if role == "scores")
     frames = [pl.read_parquet(path, glob=False) for path in paths]
     try:
         for attempt in range(_ATTEMPTS):
             table = DeltaTable(url) if DeltaTable.is_deltatable(url) else None
+            columns = [field.name for field in table.schema().fields] if table else []
             known = {piece.id for piece in shard.pieces if table and table.transaction_version(f"{key} {piece.id}")}
             new = [piece for piece in shard.pieces if piece.id not in known]
             files = [piece.file for piece in new]
             of_new = [frame.filter(pl.col("row_id").str.head(_KEY_LENGTH).is_in(files)) for frame in frames]
+            of_new = _spelled_alike(of_new, columns)
             rows = pl.concat(of_new, how="diagonal_relaxed") if of_new else pl.DataFrame()
             if rows.is_empty():
                 break
+            rows = rows.drop(pl.selectors.by_dtype(pl.Null()))  # which Delta has no type for, and no need of
             try:
                 write_deltalake(
                     table or url,  # whose log was read: a commit of the same piece in between makes this one fail
@@ -69,11 +72,28 @@ def append_to_delta(url: str, key: str, shard: Shard, staging: Staging, version:
             except CommitFailedError:  # another worker committed one of these pieces, or this one did, unheard
                 if attempt == _ATTEMPTS - 1:
                     raise
-    except DeltaError as error:
-        raise StoreError(f"cannot write to the Delta table {url}: {first_line(error)}") from error
+    except Exception as error:
+        # Where the types of a column differ, deltalake raises a bare Exception.
+        if type(error) is not Exception and not isinstance(error, DeltaError | pl.exceptions.PolarsError):
+            raise
+        raise StoreError(
+            f"cannot write {shard.name} to the Delta table {url}: {first_line(error)}; where a column is of another "
+            "type there, give these files an output of their own"
+        ) from error
     for path in paths:
         path.unlink()
         del staging.files[path]
+
+
+def _spelled_alike(frames: Iterable[pl.DataFrame], columns: Iterable[str]) -> list[pl.DataFrame]:
+    """Return tables whose columns are spelled as in the Delta table, which does not tell names apart by case.
+
+    Args:
+        frames: the tables.
+        columns: those of the Delta table so far.
+    """
+    known = {name.casefold(): name for name in columns}
+    return [frame.rename({name: known.setdefault(name.casefold(), name) for name in frame.columns}) for frame in frames]
 
 
 def delta_partitions(url: str) -> Iterator[tuple[str, date]]:

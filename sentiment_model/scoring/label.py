@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from sentiment_model.models.bundle import Predictor
 from sentiment_model.models.drift import histograms
 from sentiment_model.scoring.counts import Counts
 from sentiment_model.scoring.delta import append_to_delta
+from sentiment_model.scoring.names import renamed, renaming_metadata
 from sentiment_model.scoring.shards import Shard, read_piece
 from sentiment_model.scoring.table import Receipt, ScoreTable, Staging
 from sentiment_model.sources.files import SourceFile, reject, usable_text
@@ -104,8 +105,8 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
 
     Rows keep their order and all columns of the input. Added are `row_id` (unique, and the same whenever the row is
     scored), `source_file` and `source_row`, what :func:`sentiment_model.models.answers.answers` says (`label` and
-    probabilities), `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column of one of
-    these names, in any case, is kept as `input_<name>`: many readers do not tell names apart by case. Rows without a
+    probabilities), `uncertain`, `model_version`, `scored_at`, and what the shadow model says. An input column that has
+    one of these names, or a partition's, is renamed, see :func:`sentiment_model.scoring.names.renamed`. Rows without a
     usable text go to the quarantine with file, row and reason.
 
     Args:
@@ -158,13 +159,15 @@ def _score_rows(
         parts: dict[tuple[Any, ...], PartWriter] = {}
         quarantine: PartWriter | None = None
         for batch in read_ahead(_batches(job, shard)):
-            labelled, rejects, counted = _label(batch, job, stamp, predictor, shadow)
+            inputs, outputs, rejects, counted = _label(batch, job, stamp, predictor, shadow)
             counts += counted
-            if len(labelled):
-                columns = tuple(labelled.schema.items())
+            if len(outputs):
+                names = renamed(inputs.columns, outputs.columns)
+                labelled = inputs.rename(names).hstack(outputs)
+                columns = (*labelled.schema.items(), *names.items())
                 if columns not in parts:
-                    name = f"scores-{len(parts)}"
-                    part = PartWriter(staging, "scores", labelled.schema, name, metadata=job.metadata)
+                    name, metadata = f"scores-{len(parts)}", job.metadata | renaming_metadata(names)
+                    part = PartWriter(staging, "scores", labelled.schema, name, metadata=metadata)
                     parts[columns] = stack.enter_context(part)
                 parts[columns].write(labelled)
             if len(rejects):
@@ -184,8 +187,8 @@ def _batches(job: ScoringJob, shard: Shard) -> Iterator[tuple[str, Batch]]:
 
 def _label(
     read: tuple[str, Batch], job: ScoringJob, stamp: Mapping[str, Any], predictor: Predictor, shadow: Predictor | None
-) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
-    """Return the labelled rows and the rejects of a batch, and what is to be counted."""
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Counts]:
+    """Return the usable rows of a batch, what is added to them, the rejects, and what is to be counted."""
     key, original = read
     batch, texts = usable_text(original, job.run.files)
     scores = predictor.predict(texts)
@@ -225,19 +228,4 @@ def _label(
         scripts=dict(main_scripts(texts).drop_nulls().cast(pl.String).value_counts().iter_rows()),
         histograms=histograms(scores),
     )
-    return _free_names(batch.frame, outputs.columns).hstack(outputs), rejects, counts
-
-
-def _free_names(frame: pl.DataFrame, outputs: Iterable[str]) -> pl.DataFrame:
-    """Rename the input's columns that have the name of an output, in any case: `Label` becomes `input_Label`."""
-    ours = {name.casefold() for name in outputs}
-    taken = ours | {name.casefold() for name in frame.columns}
-    renamed = {}
-    for name in frame.columns:
-        if name.casefold() in ours:
-            free = f"input_{name}"
-            while free.casefold() in taken:
-                free = f"input_{free}"
-            taken.add(free.casefold())
-            renamed[name] = free
-    return frame.rename(renamed)
+    return batch.frame, outputs, rejects, counts

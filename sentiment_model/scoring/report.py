@@ -40,6 +40,12 @@ def removed_message(summary: ScoringSummary) -> str:
     )
 
 
+def unexported_message(summary: ScoringSummary) -> str:
+    """Return what says which files were asked for and are not written, and why."""
+    faults = "; ".join(f"no {what}: {reason}" for what, reason in summary.unexported.items())
+    return f"{faults}; the scores are published; run again to export them"
+
+
 def shares_message(summary: ScoringSummary) -> str:
     """Return what says how many of the rows are of which class: of two, of the second; of many, of the largest."""
     shares = list(summary.shares.items())
@@ -106,6 +112,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         warning += f"\n**Scripts:** {unlearned_message(summary)}\n"
     if summary.removed:
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
+    if summary.unexported:
+        warning += f"\n**Not exported:** {markdown_cell(unexported_message(summary))}\n"
     if summary.failures:
         failed = f"{len(summary.failures):,} of {summary.shards:,} shards or files failed"
         heading = f"{failed}; what the others labelled is published"

@@ -9,6 +9,7 @@ from sentiment_model.config import ScoringRun
 from sentiment_model.models.bundle import ModelDescription
 from sentiment_model.models.drift import Drift, drift, unjudged
 from sentiment_model.scoring.counts import Counts, total
+from sentiment_model.scoring.exports import Exports
 from sentiment_model.scoring.table import Receipt
 from sentiment_model.scoring.work import Work
 
@@ -47,6 +48,7 @@ class ScoringSummary(BaseModel):
         reviews_per_second: rows that this run labelled by that time.
         csv: file with the scores as CSV.
         to_label: file with the most uncertain reviews.
+        unexported: why files that were asked for could not be written, by what they are.
     """
 
     table: str
@@ -78,6 +80,7 @@ class ScoringSummary(BaseModel):
     reviews_per_second: float
     csv: str | None
     to_label: str | None
+    unexported: dict[str, str]
 
 
 class Figures(NamedTuple):
@@ -125,8 +128,7 @@ def summarise(
     model_version: str,
     shadow_version: str | None,
     seconds: float,
-    csv: str | None,
-    to_label: str | None,
+    exports: Exports,
 ) -> ScoringSummary:
     """Return what a run made.
 
@@ -138,8 +140,7 @@ def summarise(
         model_version: its version.
         shadow_version: version of the model beside it.
         seconds: how long the shards took.
-        csv: file with the scores as CSV.
-        to_label: file with the most uncertain reviews.
+        exports: what was exported.
     """
     counts, files = figures.counts, work.inbox.files
     failures = work.reasons()
@@ -178,8 +179,9 @@ def summarise(
         drift_unjudged=too_few,
         seconds=seconds,
         reviews_per_second=own.scored / seconds if seconds else 0.0,
-        csv=csv,
-        to_label=to_label,
+        csv=exports.csv,
+        to_label=exports.to_label,
+        unexported=exports.faults,
     )
 
 

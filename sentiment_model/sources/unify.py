@@ -15,6 +15,7 @@ from sentiment_model.sources.dates import moment
 from sentiment_model.sources.files import fault, reject, usable_text
 from sentiment_model.sources.ratings import read_ratings
 from sentiment_model.text.reviews import REVIEW_SCHEMA, Batch
+from sentiment_model.text.spreadsheets import unguarded
 
 _MOST_LABELS = 1000  # that are counted by name: the column may turn out to be one of texts
 _NO_RATINGS = (0.0, -1.0)  # what dumps write where nobody rated, if the scale starts above
@@ -92,6 +93,8 @@ def to_reviews(batch: Batch, config: IngestConfig) -> Unified:
         QualityError: nobody said which ratings are of which class.
     """
     batch, text = usable_text(batch, config)
+    if _is_of_ours(batch):
+        text = unguarded(text)
     if batch.origin.is_empty():
         return Unified(REVIEW_SCHEMA.to_frame(), batch.rejects, 0, Seen())
     mapping, labels = mapping_of(config), labels_of(config)
@@ -127,6 +130,11 @@ def to_reviews(batch: Batch, config: IngestConfig) -> Unified:
         len(usable) - len(reviews),
         seen,
     )
+
+
+def _is_of_ours(batch: Batch) -> bool:
+    """Tell whether the file is one of reviews to label, as scoring writes it, and not the whole scores."""
+    return {"row_id", "text", "label"}.issubset(batch.columns) and "source_row" not in batch.columns
 
 
 def _judge(table: pl.DataFrame, config: IngestConfig, labels: Labels) -> pl.DataFrame:
