@@ -10,17 +10,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_settings import CliApp, SettingsError
 
 from flows._loading import loading
 from flows._server import start_server
+from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import SentimentError
 from sentiment_model.redaction import redacted
 
 Run = TypeVar("Run", bound=BaseModel)
 
 _INTERRUPTED = 130
+_CHECK = Field(default=False, description="Show how the files are read, and do nothing else.")
 _SPELLINGS = {"true": True, "false": False}
 
 
@@ -74,7 +76,41 @@ def run_flow(model: type[Run], name: str) -> int:
         wait_for_server()
         imported(run)
 
-    return run_cli(model, flow)
+    if not any(_sections(model.model_construct())):
+        return run_cli(model, flow)
+    with_check = create_model(model.__name__, __base__=model, __doc__=model.__doc__, check=(bool, _CHECK))
+
+    def command(given: BaseModel) -> None:
+        run = model.model_validate(given.model_dump(exclude_unset=True, exclude={"check"}))
+        if given.check:  # type: ignore[attr-defined]  # the field above
+            show_files(run)
+        else:
+            flow(run)
+
+    return run_cli(with_check, command)
+
+
+def show_files(run: BaseModel) -> None:
+    """Print how the files are read that a run names.
+
+    Raises:
+        SourceError: there is no such path, or no review file.
+    """
+    from sentiment_model.markdown import plain
+    from sentiment_model.sources.preview import preview
+
+    for name, files in _sections(run):
+        if files.path is None:
+            sys.stdout.write(f"{name}: no files are named\n")
+        else:
+            sys.stdout.write(f"{name}: {redacted(files.path)}\n\n{plain(preview(files))}")
+
+
+def _sections(run: BaseModel) -> Iterator[tuple[str, ReviewFiles]]:
+    """Yield the parts of a run that say which files are read, by name."""
+    for name in type(run).model_fields:
+        if isinstance(section := getattr(run, name), ReviewFiles):
+            yield name, section
 
 
 def _switches(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:

@@ -51,6 +51,7 @@ from sentiment_model.settings import Settings
 from sentiment_model.sources.columns import mapping_of
 from sentiment_model.sources.hashes import CONTENT_HASHES, KnownHashes
 from sentiment_model.store.datasets import store_error
+from tasks.preview import show_files
 from tasks.score import Engine, FetchedModel, fetch_model, plan, score_shards
 
 DRIFT_EVENT = "sentiment.drift"
@@ -80,6 +81,8 @@ def score(run: ScoringRun) -> ScoringSummary:
     settings = Settings()
     with KnownHashes(settings.scratch_dir / CONTENT_HASHES) as hashes:
         inbox = open_inbox(run, hashes.fingerprint)  # first: a wrong path is known at once
+    if inbox.files:
+        show_files(run.files)
     if hashes.fault:
         get_run_logger().info("Every file is read to tell whether it is new; no hashes are kept: %s", hashes.fault)
     tracker = Tracker(settings)
@@ -234,6 +237,8 @@ def _report(run: ScoringRun, summary: ScoringSummary, log: TrainingRunLog | None
     if summary.nothing:
         logger.info("Nothing to score: %s", summary.nothing)
         return
+    if summary.passed_over:
+        logger.warning("%s", summary.passed_over)
     if summary.unusable:
         logger.warning("Left out: %s", unusable_message(summary))
     if summary.removed:

@@ -34,6 +34,7 @@ from tasks.baseline import baseline
 from tasks.clean import clean
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
+from tasks.preview import show_files
 from tasks.register import Registration, register
 from tasks.tokenize import tokenize
 from tasks.train import train as train_network
@@ -76,6 +77,8 @@ def train(run: TrainingRun) -> TrainingSummary:
     tracker = Tracker(settings)  # first, so that an MLflow that is down is known before an hour of training
     words = VectorsFile.find(run.model.vectors, run.model.embedding_size) if run.model.vectors else None
     classes = run.ingest.told_apart()
+    if run.ingest.source == "files":
+        show_files(run.ingest)
     reviews = ingest(run.ingest, settings.store_url)
     test = ingest(run.test, settings.store_url) if run.test else None
     unlabelled = ingest(run.unlabelled, settings.store_url) if run.unlabelled else None

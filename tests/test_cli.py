@@ -1,9 +1,12 @@
 """The command line: flags from the model, and a line that says what to do for everything a user gets wrong."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from reading import write
 
 from flows._cli import run_cli
 from flows.score import score
@@ -144,3 +147,19 @@ def test_an_interrupted_run_says_so_in_one_line(capsys: pytest.CaptureFixture[st
 
     assert run_cli(TrainingRun, flow, []) == 130
     assert capsys.readouterr().err == "error: interrupted; run it again, and what was done is not done again\n"
+
+
+@pytest.mark.parametrize(("flow", "section"), [("score", "files"), ("train", "ingest")])
+def test_check_shows_how_files_are_read_and_does_nothing_else(settings_in: Path, flow: str, section: str) -> None:
+    folder = write(settings_in / "in" / "a.csv", "text;stars\nGreat_film;5\nAwful;1\n").parent
+    source = ["--ingest.source=files"] if flow == "train" else []
+    command = [sys.executable, "-m", f"flows.{flow}", *source, f"--{section}.path", str(folder), "--check"]
+    before = sorted(settings_in.rglob("*"))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "semicolons between fields" in done.stdout
+    assert "| text | **text** | Great_film / Awful |" in done.stdout
+    assert done.stderr == ""
+    assert sorted(settings_in.rglob("*")) == before
+    done = subprocess.run([*command, f"--{section}.path", "nowhere"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no file at nowhere;")

@@ -187,7 +187,7 @@ def test_a_full_disk_publishes_nothing(folder: Path, small_disk: Path, predictor
     ("content", "options", "error", "message"),
     [
         ("text\n", {}, SourceError, "no reviews in .*only a header"),
-        ("body\ngood\n", {}, SourceError, "no column 'text', it has body"),
+        ("body\ngood\n", {}, SourceError, "no column 'text', it has 'body'"),
         ("text\n\n<b></b>\n", {"max_bad_share": 1.0}, QualityError, "cannot be scored"),
         ("text\ngood\n", {"columns": Columns(text="body")}, SourceError, "no column 'body'"),
     ],
@@ -421,3 +421,13 @@ def test_a_vocabulary_of_another_model_is_refused(champion: Path, folder: Path) 
     (champion / VOCABULARY).write_bytes((folder.parent / "other" / VOCABULARY).read_bytes())
     with pytest.raises(ModelError, match=r"vocabulary .* does not fit the model"):
         score(run_on(folder))
+
+
+def test_what_a_run_reads_and_passes_over_is_shown_first(champion: Path, folder: Path) -> None:
+    (folder / "a.csv").write_text("text;n\ngood;1\nbad;2\n")
+    (folder / "b.xlsx").touch()
+    summary: ScoringSummary = score(run_on(folder))
+    assert summary.scored == 2
+    assert summary.passed_over == "1 file passed over: 1 ending in .xlsx (b.xlsx)"
+    assert "semicolons between fields" in newest_artifact_of_a_flow("files")
+    assert markdown_cell(summary.passed_over) in newest_artifact_of_a_flow("scores")

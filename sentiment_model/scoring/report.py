@@ -110,6 +110,8 @@ def scoring_markdown(run: ScoringRun, summary: ScoringSummary, model: str, track
         heading, warning = "Nothing to score", f"\n{markdown_cell(summary.nothing)}\n"
     if summary.unlearned:
         warning += f"\n**Scripts:** {unlearned_message(summary)}\n"
+    if summary.passed_over:
+        warning += f"\n{markdown_cell(summary.passed_over)}.\n"
     if summary.removed:
         warning += f"\n**Removed:** {markdown_cell(removed_message(summary))}\n"
     if summary.unexported:

@@ -21,6 +21,7 @@ class ScoringSummary(BaseModel):
         table: folder or URL of the table of scores.
         scores: its files with the rows of this run's files.
         nothing: why there was nothing to score, or None; the rows below are 0 then.
+        passed_over: which files of the folder were passed over and why, or None.
         reused: whether all files had been scored before; the figures are those of then.
         model_version: version of the model in the registry.
         shadow_version: version of the model beside it.
@@ -54,6 +55,7 @@ class ScoringSummary(BaseModel):
     table: str
     scores: list[str]
     nothing: str | None
+    passed_over: str | None
     reused: bool
     model_version: str
     shadow_version: str | None
@@ -155,6 +157,7 @@ def summarise(
         table=work.table.url,
         scores=figures.paths,
         nothing=nothing,
+        passed_over=work.inbox.passed_over,
         reused=bool(files) and not work.new,
         model_version=model_version,
         shadow_version=shadow_version,
