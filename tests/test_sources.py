@@ -299,6 +299,12 @@ def test_dots_reach_nested_text(tmp_path):
         read(tmp_path / "a.parquet", Columns(text="review"))
 
 
+@pytest.mark.parametrize("name", ["it's", 'say "so"', "a]b", "$"])
+def test_keys_with_marks_are_reached(tmp_path, name):
+    path = write(tmp_path / "a.jsonl", json.dumps({"review": {name: "good"}}) + "\n" + json.dumps({"review": 1}))
+    assert read(path, Columns(text=f"review.{name}")) == ({1: "good"}, {2: "missing_text"})
+
+
 def test_parquet_keeps_types_and_reads_bytes_as_text(tmp_path):
     table = pa.table(
         {

@@ -26,6 +26,7 @@ from sentiment_model.scoring.table import Receipt, ScoreTable, Staging
 from sentiment_model.sources.files import SourceFile, reject, usable_text
 from sentiment_model.sources.records import read_ahead
 from sentiment_model.store.datasets import DatasetRef, open_dataset, store_error
+from sentiment_model.store.objects import first_line
 from sentiment_model.store.parts import PartWriter
 from sentiment_model.text.reviews import QUARANTINE_SCHEMA, Batch
 from sentiment_model.text.scripts import main_scripts
@@ -139,10 +140,12 @@ def score_shard(job: ScoringJob, shard: Shard, predictor: Predictor, shadow: Pre
                 return table.commit(shard.id, held, staging, figures, folder)
     except FileAccessError:
         raise
-    except SourceError as error:
+    except (SourceError, pl.exceptions.PanicException) as error:
+        is_ours = isinstance(error, SourceError)
+        reason = str(error) if is_ours else f"{shard.name} holds what polars cannot handle: {first_line(error)}"
         if len(shard.pieces) == 1:  # what the file holds is at fault, and will be whoever tries again
-            table.reject(shard.id, str(error))
-        raise
+            table.reject(shard.id, reason)
+        raise SourceError(reason) from error
     except (OSError, BaseError, pl.exceptions.ComputeError) as error:
         # Whoever was overtaken may lose its files while it writes them, to the worker that publishes the shard.
         if isinstance(error, FileNotFoundError) and (receipt := table.receipt(shard.id)):

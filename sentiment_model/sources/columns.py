@@ -166,7 +166,8 @@ def column(frame: pl.DataFrame, name: str) -> pl.Expr | None:
         return None
     dtype: pl.DataType | DataTypeClass = frame.schema[head]
     if dtype == pl.String():
-        return pl.col(head).str.json_path_match("$" + "".join(f"['{part}']" for part in path))
+        quoted = [part.replace("'", r"\'") for part in path]
+        return pl.col(head).str.json_path_match("$" + "".join(f"['{part}']" for part in quoted))
     expression = pl.col(head)
     for part in path:
         if not isinstance(dtype, pl.Struct) or part not in (fields := dtype.to_schema()):
