@@ -76,18 +76,21 @@ def run_flow(model: type[Run], name: str) -> int:
         wait_for_server()
         imported(run)
 
-    if not any(_sections(model.model_construct())):
-        return run_cli(model, flow)
-    with_check = create_model(model.__name__, __base__=model, __doc__=model.__doc__, check=(bool, _CHECK))
-
     def command(given: BaseModel) -> None:
         run = model.model_validate(given.model_dump(exclude_unset=True, exclude={"check"}))
-        if given.check:  # type: ignore[attr-defined]  # the field above
+        if getattr(given, "check", False):
             show_files(run)
         else:
             flow(run)
 
-    return run_cli(with_check, command)
+    return run_cli(command_of(model), command)
+
+
+def command_of(model: type[BaseModel]) -> type[BaseModel]:
+    """Return what the command line of a flow describes: its parameters and, where it reads files, whether to check."""
+    if not any(_sections(model.model_construct())):
+        return model
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, check=(bool, _CHECK))
 
 
 def show_files(run: BaseModel) -> None:

@@ -10,12 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from pydantic import BaseModel
 
+from sentiment_model.evaluation.card import model_card
 from sentiment_model.evaluation.evaluate import Evaluation, Scores
 from sentiment_model.evaluation.gate import GateDecision
 from sentiment_model.evaluation.job import read_evaluation
 from sentiment_model.evaluation.metrics import metrics_of
 from sentiment_model.evaluation.report import headline_metrics
 from sentiment_model.markdown import markdown_cell, markdown_link
+from sentiment_model.models.bundle import ModelDescription
 from sentiment_model.registry.git import git_commit
 from sentiment_model.registry.tracking import Tracker
 from sentiment_model.registry.versions import DATA_TAG, RegisteredVersion
@@ -82,6 +84,8 @@ def register(model: DatasetRef, evaluation: DatasetRef, model_name: str, run_id:
             compared_with=found.champion.version if found.champion else None,
             is_better=any((rule.value or 0.0) > 0.5 for rule in decision.rules if rule.name == "champion"),
         )
+        card = model_card(found, decision, ModelDescription.read(bundle), model_name, registered.version)
+        tracker.registry.describe(model_name, registered.version, card)
     reason = decision.summary
     if registered.held_back:
         reason = f"Not promoted: {registered.held_back}."

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from flows._cli import run_cli
+from flows._cli import command_of, run_cli
 from flows.rollback import Rollback
 from sentiment_model.config import ScoringRun, TidyRun, TrainingRun
 from sentiment_model.settings import Settings
@@ -23,9 +23,9 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data" / "README.md", ROOT / "benchmarks" / "README.md"]
 )
 PARAMETERS: dict[str, type[BaseModel]] = {
-    "train": TrainingRun,
-    "demo": TrainingRun,
-    "score": ScoringRun,
+    "train": command_of(TrainingRun),
+    "demo": command_of(TrainingRun),
+    "score": command_of(ScoringRun),
     "rollback": Rollback,
     "tidy": TidyRun,
 }

@@ -112,6 +112,11 @@ def test_a_model_that_passes_becomes_champion_with_its_record(store: Store, clie
     assert done.reason.startswith("Promoted: 22 test reviews")
     assert aliases(client) == {"challenger": "1", "champion": "1"}
 
+    assert client.get_model_version("sentiment", "1").description.startswith("# sentiment version 1\n")
+    client.update_model_version("sentiment", "1", "a person's own words")
+    run_register(model, evaluated(store, model, PASS))
+    assert client.get_model_version("sentiment", "1").description == "a person's own words"
+
     tags = client.get_model_version("sentiment", "1").tags
     with model.local_folder() as folder:
         assert tags["bundle_digest"] == ModelDescription.read(folder).digest

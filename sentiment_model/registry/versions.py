@@ -157,6 +157,16 @@ class ModelRegistry:
                 self._mark_champion(name, number)
         return RegisteredVersion(name, number, promote or champion == number, reused, held_back)
 
+    def describe(self, name: str, version: str, card: str) -> None:
+        """Write what a version says of itself, unless a person has written something there.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with mlflow_errors():
+            if not self._client.get_model_version(name, version).description:
+                self._client.update_model_version(name, version, card)
+
     def _held_back(
         self, version: ModelVersion, champion: str | None, compared_with: str | None, *, is_better: bool
     ) -> str | None:
