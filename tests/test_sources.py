@@ -113,7 +113,8 @@ def test_tidy_samples_are_all_usable():
         assert not reasons
 
 
-any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+# Without backslashes, which are taken out where they escape something throughout.
+any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\"), max_size=60)
 texts_and_ids = st.lists(st.tuples(any_text, any_text), min_size=1, max_size=20)
 
 
@@ -308,7 +309,7 @@ def test_parquet_keeps_types_and_reads_bytes_as_text(tmp_path):
 def test_a_missing_text_column_is_named_with_those_there(tmp_path, name, only):
     frame = pl.DataFrame({"body": ["x"], "stars": [1]})
     {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[name[2:]](tmp_path / name)
-    with pytest.raises(SourceError, match=f"text column missing: {name} has no column 'text', it has body, stars"):
+    with pytest.raises(SourceError, match=f"text column missing: {name} has no column 'text', it has 'body', 'stars'"):
         read(tmp_path / name, only=only)
 
 
