@@ -109,6 +109,8 @@ def test_backslashes_escape_quotes_where_the_file_reads_better_so(tmp_path: Path
     )
     expected = ['She said "great", and left', 'A "must see"', "In C:\\films\\new, loved", "a\\b"]
     assert texts(write(tmp_path / "a.csv", content)) == expected
+    path = write(tmp_path / "c.csv", 'text\n"One\ntwo\nthree\\"\n')  # more rows, but of broken ones
+    assert texts(path) == ["One\ntwo\nthree\\"]
     doubled = 'id,text\n1,"ends in a backslash\\"\n2,"She said ""great"""\n'
     assert texts(write(tmp_path / "b.csv", doubled)) == ["ends in a backslash\\", 'She said "great"']
 

@@ -237,10 +237,14 @@ def _of_sample(
     if config.delimiter is None and len(header) == 1:  # of one column, which may hold any character
         others.append(replace(dialect, delimiter=_NOWHERE))
 
-    def good(dialect: Dialect) -> int:
-        return sum(not isinstance(record, Fault) for record in _read_sample(lines, dialect, is_whole=is_whole))
+    def judged(dialect: Dialect) -> tuple[int, int]:
+        found = [isinstance(record, Fault) for record in _read_sample(lines, dialect, is_whole=is_whole)]
+        return -sum(found), len(found) - sum(found)
 
-    dialect = max([dialect, *others], key=good) if others else dialect
+    if others:
+        results = {each: judged(each) for each in (dialect, *others)}
+        _, rows = results[dialect]
+        dialect = max((each for each in results if results[each][1] >= rows), key=results.__getitem__)
     records = _read_sample(lines, dialect, is_whole=is_whole)
     faults = [record for record in records if isinstance(record, Fault)]
     for reason, count in Counter(fault.reason for fault in faults).most_common(1):
