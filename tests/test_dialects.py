@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,8 @@ from reading import read, texts, write
 
 from sentiment_model.config import Columns, ReviewFiles
 from sentiment_model.errors import SourceError
+from sentiment_model.sources.delimited import _Records
+from sentiment_model.sources.dialects import Dialect
 from sentiment_model.sources.files import read_batches
 from sentiment_model.sources.listing import list_files
 
@@ -70,12 +73,44 @@ def test_a_review_of_two_lines_is_no_two_records(tmp_path: Path) -> None:
     assert texts(write(tmp_path / "a.csv", content)) == ["Nice, but\nbad", "Not, good\n1,2"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        'n,text\n1,"Nice film\n10,000 people saw it"\n',
+        'text,n\n"Note: 4,5\nSehr gut",1\n',
+        'a,text\nx,"One, two\nthree, four\n5,6"\ny,z\n',
+    ],
+)
+def test_commas_and_numbers_in_a_review_of_two_lines_make_no_records(tmp_path: Path, content: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(content)))
+    assert texts(write(tmp_path / "a.csv", content)) == [row["text"] for row in rows]
+
+
+def test_lines_that_are_all_quotes_are_not_read_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each opens a quote that the next one closes and opens: all that follow are a part of every record."""
+    decoded = []
+    original = Dialect.records
+
+    def counted(self: Dialect, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
+        return original(self, (decoded.append(1) or line for line in lines), strict=strict)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(Dialect, "records", counted)
+    many = 20_000
+    lines = [b'x","a'] * many + [b"fine,1"]
+    records = list(_Records(iter([b"text,n", *lines]), Dialect(","), 10_000))
+    assert len(records) >= many
+    assert records[-1] == (["fine", "1"], 6)
+    assert len(decoded) < 20 * many
+
+
 def test_backslashes_escape_quotes_where_the_file_reads_better_so(tmp_path: Path) -> None:
     content = (
         'id,text\n1,"She said \\"great\\", and left"\n2,"A \\"must see\\""\n3,"In C:\\films\\new, loved"\n4,a\\b\n'
     )
     expected = ['She said "great", and left', 'A "must see"', "In C:\\films\\new, loved", "a\\b"]
     assert texts(write(tmp_path / "a.csv", content)) == expected
+    path = write(tmp_path / "c.csv", 'text\n"One\ntwo\nthree\\"\n')  # more rows, but of broken ones
+    assert texts(path) == ["One\ntwo\nthree\\"]
     doubled = 'id,text\n1,"ends in a backslash\\"\n2,"She said ""great"""\n'
     assert texts(write(tmp_path / "b.csv", doubled)) == ["ends in a backslash\\", 'She said "great"']
 
@@ -110,6 +145,33 @@ def test_what_is_said_goes_before_what_is_found(tmp_path: Path) -> None:
 def test_options_that_mean_nothing_are_refused(option: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReviewFiles.model_validate(option)
+
+
+@pytest.mark.parametrize(
+    "option", [{"delimiter": '"'}, {"delimiter": ";", "quote": ";"}, {"delimiter": "\\", "escape": "\\"}]
+)
+def test_a_delimiter_that_is_a_quote_is_refused(tmp_path: Path, option: dict[str, str]) -> None:
+    with pytest.raises(SourceError, match=r"a.csv: the delimiter .* is the quote or the escape too"):
+        read(write(tmp_path / "a.csv", "text,n\ngood,1\n"), **option)
+
+
+def test_an_escape_that_is_the_quote_means_that_quotes_are_doubled(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.csv", 'text,n\n"a ""b""",1\n'), escape='"') == ['a "b"']
+    assert texts(write(tmp_path / "b.csv", "text,n\n'a;b',1\n"), quote="'", delimiter=",") == ["a;b"]
+
+
+@pytest.mark.parametrize("encoding", ["idna", "punycode", "unicode_escape", "utf-16", "utf-32"])
+def test_an_encoding_that_is_wrong_is_one_line(tmp_path: Path, encoding: str) -> None:
+    content = b"text,n\ngood,1\nb\xe9d\x81,2\n\xff,3\nx\\ud83d,4\n\\x,5\n"
+    with pytest.raises(SourceError, match=r"a.csv"):
+        read(write(tmp_path / "a.csv", content), encoding=encoding)
+
+
+def test_what_stands_before_bytes_of_no_character_is_kept(tmp_path: Path) -> None:
+    lines = "text,n\ngood,1\nbad,2\n".encode("utf-32-le")
+    found, reasons = read(write(tmp_path / "a.csv", lines + b"\xff" * 4 + lines), encoding="utf-32-le")
+    assert found == {1: "good", 2: "bad"}
+    assert reasons == {3: "undecodable"}
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1251", "euc-kr", "gb18030", "shift_jis", "utf-16", "utf-16-be"])
@@ -164,9 +226,30 @@ def test_written_escapes_are_taken_out_where_they_are_throughout(tmp_path: Path)
     content = 'id,text\n1,Good.\\nReally \\"good\\".\n2,It\\\'s\\tbad\n3,fine\n'
     path = write(tmp_path / "a.csv", content)
     assert texts(path, escape="none") == ['Good.\nReally "good".', "It's\tbad", "fine"]
-    for other in ("1,See C:\\new\n2,fine\n", '1,Good.\\nBad\n2,Not\\nhere\n3,"two\nlines"\n', "1,a\\nb\n2,50\\% off\n"):
+    rare = "".join(f"{n},fine\n" for n in range(998))
+    for other in (
+        "1,one\\nline\n2,Say \\n\n" + rare,
+        "1,See C:\\new\n2,fine\n",
+        '1,Good.\\nBad\n2,Not\\nhere\n3,"two\nlines"\n',
+        "1,a\\nb\n2,50\\% off\n",
+    ):
         found = texts(write(tmp_path / "b.csv", f"id,text\n{other}"))
         assert "\\" in found[0]
+
+
+def test_escapes_are_found_alike_in_batches_and_parts_of_any_size(tmp_path: Path) -> None:
+    late = [f"Good.\\n{n}" for n in range(1500)] + ["50\\% off"] * 500
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"text": late}).write_parquet(path, row_group_size=500)
+    config = ReviewFiles(path=str(path))
+    (file,) = list_files(config).files
+    expected = [text.replace("\\n", "\n").replace("\\%", "%") for text in late]
+    for batch_rows in (1, 7, 5000):
+        read_ = [batch.frame["text"] for batch in read_batches(file, config, batch_rows)]
+        assert pl.concat(read_).to_list() == expected
+    for group in range(4):
+        (batch,) = read_batches(file, config, 5000, row_groups=(group, group + 1), first_row=500 * group + 1)
+        assert batch.frame["text"].to_list() == expected[500 * group : 500 * (group + 1)]
 
 
 @given(
@@ -186,5 +269,4 @@ def test_whatever_is_written_with_quotes_is_read(
     )
     assert len(found) + len(reasons) == len(rows)
     for row, (text, _) in enumerate(rows, 1):
-        is_empty = pl.Series([text]).str.strip_chars()[0] == ""
-        assert reasons[row] == "empty_text" if is_empty else found[row] == text
+        assert found[row] == text if row in found else reasons[row] == "empty_text"

@@ -106,3 +106,44 @@ def test_pieces_of_any_size_give_the_same_documents(
 def test_any_text_ends(content: str) -> None:
     items = list(read_documents(iter([content.encode()]), 20))
     assert len(items) <= len(content)
+
+
+def test_objects_on_one_line_are_read_however_many(tmp_path: Path) -> None:
+    """As Firehose writes them: longer than a line may be, and one that is broken costs itself."""
+    one = json.dumps({"text": "good " * 30})
+    path = write(tmp_path / "a.jsonl", one * 2 + '{"text": oops}' + one * 120_000)
+    config = ReviewFiles(path=str(path))
+    batches = list(read_batches(list_files(config).files[0], config, 50_000))
+    assert len(batches) == 3, "batches are as large as was asked for"
+    assert [sum(len(batch.frame) for batch in batches), sum(len(batch.rejects) for batch in batches)] == [120_002, 1]
+    lines = '{"text": "one"}\n' + one * 50_000 + "\n"
+    config = ReviewFiles(path=str(write(tmp_path / "b.jsonl", lines)))
+    assert len(list(read_batches(list_files(config).files[0], config, 30_000))) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": oops' + "\n" * 500_000 + "]",
+        '{"a": ' + '"\\"' + '\\"' * 500_000,
+        '{"a": ' + '"a' * 500_000,
+        '{"a": ' + ", " * 500_000,
+        "[" + '{"a":' * 100_000,
+        "[" * 500_000,
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_what_never_ends_is_given_up_in_time(tmp_path: Path, content: str) -> None:
+    texts, reasons = read(write(tmp_path / "a.json", content))
+    assert not texts
+    assert set(reasons.values()) <= {"broken_json"}
+
+
+@pytest.mark.parametrize("depth", [100, 470, 600, 980, 5000])
+@pytest.mark.parametrize("half", ["", "\\ud83d"])
+def test_deep_values_cost_their_own_record(tmp_path: Path, depth: int, half: str) -> None:
+    deep = '{"text": "deep' + half + '", "x": ' + '{"a":' * depth + "1" + "}" * depth + "}"
+    for name, content in {"a.json": f'[{deep},\n{{"text": "two"}}]', "a.jsonl": f'{deep}\n{{"text": "two"}}'}.items():
+        found, reasons = read(write(tmp_path / name, content))
+        assert list(found.values())[-1] == "two"
+        assert set(reasons.values()) <= {"broken_json"}

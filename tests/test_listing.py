@@ -1,20 +1,25 @@
 """Which files of a folder are read, which are passed over, and what is said of these."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
 import lzma
 import os
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 from reading import read, texts, write
 
 from sentiment_model.config import Columns, ReviewFiles
@@ -50,6 +55,7 @@ PACKED = {
     "zst with a long window": _LONG.compress(CSV) + _LONG.flush(),
     "bz2": bz2.compress(CSV),
     "bz2 of two streams": bz2.compress(CSV[:8]) + bz2.compress(CSV[8:]),
+    "zst that begins with an empty frame": b"\x50\x2a\x4d\x18\4\0\0\0size" + zstandard.compress(CSV),
     "xz": lzma.compress(CSV),
     "xz padded": lzma.compress(CSV) + b"\0" * 4,
     "zip": zipped({"reviews.csv": CSV, "__MACOSX/._reviews.csv": b"junk"}),
@@ -92,10 +98,12 @@ def tar_of(content: bytes) -> bytes:
         (gzip.compress(tar_of(CSV)), "a.csv is a tar archive"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a.csv is a Git LFS pointer"),
         (zipped({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "a.csv: is a workbook"),
+        (gzip.compress(bz2.compress(CSV)), "a.csv is packed twice, with bz2 and gz"),
         (zipped({"a.csv": CSV, "b.csv": CSV}), r"is a zip archive of 2 files \(a.csv, b.csv ...\)"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (b"%PDF-1.7\n", "is a PDF"),
     ],
+    ids=["tar", "tar.gz", "LFS", "workbook", "twice", "several", "page", "PDF"],  # not by the time that gzip notes
 )
 def test_what_is_no_file_of_reviews_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(SourceError, match=message):
@@ -131,6 +139,57 @@ def test_folders_are_searched_through_links_but_not_in_circles(tmp_path: Path) -
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
     assert names(tmp_path / "in") == ["link/a.csv"]
+
+
+def test_a_folder_that_links_lead_to_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path / "2024" / "a.csv", CSV)
+    (tmp_path / "1-latest").symlink_to(tmp_path / "2024")
+    write(tmp_path / ".store" / "b.csv", CSV)
+    (tmp_path / "kept").symlink_to(tmp_path / ".store")
+    for one in range(9):  # by way of which there are 9! paths to each other
+        for other in range(9):
+            (tmp_path / f"in-{one}").mkdir(exist_ok=True)
+            (tmp_path / f"in-{one}" / f"{other}").symlink_to(tmp_path / f"in-{other}")
+        write(tmp_path / f"in-{one}" / "c.csv", CSV)
+    assert names(tmp_path) == ["2024/a.csv", *(f"in-{one}/c.csv" for one in range(9)), "kept/b.csv"]
+
+
+def test_pipes_and_links_to_themselves_are_no_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", CSV)
+    os.mkfifo(tmp_path / "b.csv")
+    (tmp_path / "c.csv").symlink_to(tmp_path / "c.csv")
+    assert names(tmp_path) == ["a.csv"]
+
+
+def test_a_folder_below_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        write(Path(folder, "a.csv"), CSV)
+        Path(folder, "shut").mkdir(mode=0)
+        owner = os.geteuid()
+        if owner == 0:
+            os.seteuid(65534)  # root may list everything
+        try:
+            listing = listed(Path(folder))
+        finally:
+            os.seteuid(owner)
+            Path(folder, "shut").chmod(0o700)
+    assert [file.name for file in listing.files] == ["a.csv"]
+    assert listing.passed_over == {"below a folder that cannot be listed": ["shut"]}
+
+
+def test_a_header_that_begins_like_bz2_is_read(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.csv", "BZh,text\n1,good\n")) == ["good"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "bz2", "xz", "zip"])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damage_of_any_kind_is_said(tmp_path_factory: pytest.TempPathFactory, kind: str, damage: list[Any]) -> None:
+    content = bytearray(PACKED[kind])
+    for place, byte in damage:
+        content[int(place * len(content))] = byte
+    with contextlib.suppress(SourceError):
+        read(write(tmp_path_factory.getbasetemp() / f"damaged.csv.{kind}", bytes(content)))
 
 
 def test_json_that_describes_the_dataset_is_passed_over_beside_it(tmp_path: Path) -> None:
@@ -180,6 +239,12 @@ def test_folders_named_by_a_value_are_columns(tmp_path: Path) -> None:
     assert read(tmp_path / "rating=5" / "lang=de" / "part-1.csv", columns=Columns(text="text"))[0]
 
 
+def test_a_folder_with_a_zero_byte_in_its_column_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a%00b=1" / "a.csv", CSV)
+    with pytest.raises(SourceError, match="zero bytes in the name of a column"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("array", "values"),
     [
@@ -194,3 +259,18 @@ def test_types_that_polars_has_not_are_read_as_near_ones(tmp_path: Path, array: 
     config = ReviewFiles(path=str(tmp_path / "a.parquet"))
     (batch,) = read_batches(list_files(config).files[0], config, 10)
     assert batch.frame["value"].to_list() == values
+
+
+def test_a_type_of_which_arrow_crashes_is_named(tmp_path: Path) -> None:
+    value = pa.list_(pa.fixed_shape_tensor(pa.int32(), [2]), 2)
+    table = pa.table({"text": ["good"], "value": pa.nulls(1, pa.list_view(value))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"column 'value' of a.parquet has the type list_view"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_column_whose_name_is_damaged_is_one_line(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["good"], "longname": [1]}).write_parquet(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(SourceError, match=r"a.parquet is no Parquet file or is damaged"):
+        read(write(tmp_path / "a.parquet", content.replace(b"longname", b"\x80ongname")))

@@ -2,6 +2,8 @@
 
 import bz2
 import lzma
+import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,11 +27,12 @@ _LONGEST_WINDOW = 2**31  # what `zstd --ultra --long=31` needs; the file says ho
 _SIGNATURES: dict[bytes, Compression] = {
     b"\x1f\x8b": "gz",
     b"\x28\xb5\x2f\xfd": "zst",
-    b"BZh": "bz2",
     b"\xfd7zXZ\0": "xz",
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",  # an empty one
 }
+_BZ2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")  # a block, or the end of an empty one; a header may begin BZh
+_SKIPPABLE = b"\x2a\x4d\x18"  # with which a frame begins that has no content; pzstd writes one first
 _DAMAGED: tuple[type[Exception], ...] = (
     cast("type[Exception]", isal_zlib.IsalError),
     zstandard.ZstdError,
@@ -39,6 +42,13 @@ _DAMAGED: tuple[type[Exception], ...] = (
     EOFError,
     zlib.error,
 )
+_ZIP_DAMAGED: tuple[type[Exception], ...] = (
+    *_DAMAGED,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+    OverflowError,
+)  # as its directory may be
 
 
 class _Decompressor(Protocol):
@@ -109,12 +119,16 @@ _DECOMPRESSORS: dict[Compression, tuple[Callable[[], _Decompressor], int]] = {
     "gz": (_Gz, _Gz.INPUT_BYTES),
     "zst": (_Zst, _Zst.INPUT_BYTES),
     "bz2": (lambda: _Standard(bz2.BZ2Decompressor()), _Standard.INPUT_BYTES),
-    "xz": (lambda: _Standard(lzma.LZMADecompressor(lzma.FORMAT_XZ)), _Standard.INPUT_BYTES),
+    "xz": (lambda: _Standard(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LONGEST_WINDOW)), _Standard.INPUT_BYTES),
 }
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """Return how content is compressed that begins with these bytes, 6 or more."""
+    """Return how content is compressed that begins with these bytes, 10 or more."""
+    if _BZ2.match(head):
+        return "bz2"
+    if head[1:4] == _SKIPPABLE and head[0] & 0xF0 == 0x50:
+        return "zst"
     return next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
 
 
@@ -165,7 +179,7 @@ def zip_member(file: BinaryIO) -> zipfile.ZipInfo:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-    except _DAMAGED as error:
+    except _ZIP_DAMAGED as error:
         raise SourceError(f"the zip archive is damaged or cut off: {error}") from error
     names = [member.filename for member in members]
     if "[Content_Types].xml" in names or "mimetype" in names[:1]:
@@ -190,5 +204,5 @@ def _read_zip(file: BinaryIO) -> Iterator[bytes | Fault]:
                 yield chunk
     except NotImplementedError as error:
         raise SourceError(f"is a zip archive that cannot be unpacked here: {error}") from error
-    except _DAMAGED as error:
+    except _ZIP_DAMAGED as error:
         yield Fault("corrupt", f"the zip data is damaged, what follows is lost: {error}")

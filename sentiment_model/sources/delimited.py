@@ -15,13 +15,14 @@ import polars as pl
 
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import SourceError
-from sentiment_model.sources.dialects import Dialect, are_records, first_guess, has_no_quotes, separator
+from sentiment_model.sources.dialects import QUOTE, Dialect, are_records, first_guess, has_no_quotes, separator
 from sentiment_model.sources.records import distinct, gather, shown
 from sentiment_model.text.reviews import Batch, Fault
 
 csv.field_size_limit(2**31 - 1)  # for the whole process; what bounds a field here is the limit on its record
 
 _LINE_BYTES = 8  # that a list takes for a line, an empty one too
+_AGAIN = 4  # times that lines are read again on average; more is for files that are all quotes
 _SAMPLE_LINES, _SAMPLE_BYTES = 2000, 1 << 20
 _BACKSLASH = "\\"
 _NOWHERE = "\x1f"  # the unit separator, which no review has
@@ -40,6 +41,7 @@ class _Records:
         self._limit = limit
         self._pushed_back: deque[bytes | Fault] = deque()
         self._taken: list[bytes] = []  # lines of the record being read
+        self._credit = limit  # bytes that may be read again
         self._undecodable = False
         self._header: list[str] | None = None
         self._width = len(dialect.columns) if dialect.columns else None
@@ -72,7 +74,7 @@ class _Records:
     def _feed(self) -> Iterator[str]:
         size = 0
         while (line := self._next()) is not None:
-            if isinstance(line, Fault) or (self._taken and size + len(line) > self._limit):
+            if isinstance(line, Fault) or (self._taken and (size + len(line) > self._limit or self._is_tired())):
                 self._pushed_back.appendleft(line)
                 return
             size = len(line) + _LINE_BYTES + (size if self._taken else 0)
@@ -85,7 +87,16 @@ class _Records:
             yield (text if self._dialect.escape is None else _escapes_kept(text, self._dialect)) + "\n"
 
     def _next(self) -> bytes | Fault | None:
-        return self._pushed_back.popleft() if self._pushed_back else next(self._lines, None)
+        if self._pushed_back:
+            return self._pushed_back.popleft()
+        line = next(self._lines, None)
+        if isinstance(line, bytes):
+            self._credit += _AGAIN * len(line)
+        return line
+
+    def _is_tired(self) -> bool:
+        """Tell whether lines were read again so often that by now each is a record or none."""
+        return self._credit < 0 and bool(self._pushed_back)
 
     def _checked(self, fields: list[str]) -> tuple[list[str], int] | Fault:
         if self._dialect.is_wrapped:
@@ -108,6 +119,7 @@ class _Records:
     def _give_up(self, reason: str, detail: str) -> Fault:
         """Blame the first line and read the others again: its bad quote may have swallowed good records."""
         first, *others = self._taken
+        self._credit -= sum(map(len, others)) + _LINE_BYTES * len(others)
         self._pushed_back.extendleft(reversed(others))
         self._taken.clear()
         self._undecodable = False
@@ -181,12 +193,14 @@ def find_dialect(
         text: names that the column with the text may have.
 
     Raises:
-        SourceError: however it is read, most of the first records have the same fault.
+        SourceError: however it is read, most of the first records have the same fault; or the delimiter is a quote.
     """
     sample, is_whole = _sample(lines)
     if sample and isinstance(sample[0], bytes) and (named := separator(sample[0].decode(errors="replace"))):
         config = config.model_copy(update={"delimiter": config.delimiter or named})
         sample = sample[1:]
+    if config.delimiter and config.delimiter in (config.quote or QUOTE, config.escape):
+        raise SourceError(f"{file}: the delimiter {config.delimiter!r} is the quote or the escape too; name others")
     return _of_sample(file, sample, config, usual, text, is_whole=is_whole), chain(sample, lines)
 
 
@@ -223,10 +237,14 @@ def _of_sample(
     if config.delimiter is None and len(header) == 1:  # of one column, which may hold any character
         others.append(replace(dialect, delimiter=_NOWHERE))
 
-    def faults_of(dialect: Dialect) -> int:
-        return sum(isinstance(record, Fault) for record in _read_sample(lines, dialect, is_whole=is_whole))
+    def judged(dialect: Dialect) -> tuple[int, int]:
+        found = [isinstance(record, Fault) for record in _read_sample(lines, dialect, is_whole=is_whole)]
+        return -sum(found), len(found) - sum(found)
 
-    dialect = min([dialect, *others], key=faults_of) if others else dialect
+    if others:
+        results = {each: judged(each) for each in (dialect, *others)}
+        _, rows = results[dialect]
+        dialect = max((each for each in results if results[each][1] >= rows), key=results.__getitem__)
     records = _read_sample(lines, dialect, is_whole=is_whole)
     faults = [record for record in records if isinstance(record, Fault)]
     for reason, count in Counter(fault.reason for fault in faults).most_common(1):

@@ -75,7 +75,7 @@ class Dialect:
 
 def separator(line: str) -> str | None:
     """Return the delimiter that a first line such as ``sep=;`` tells spreadsheets, or None."""
-    found = re.fullmatch(r'"?sep=(.)"?\s*', line, re.IGNORECASE)
+    found = re.fullmatch(r'"?sep=([^"\r\n])"?\s*', line, re.IGNORECASE)
     return found[1] if found else None
 
 
@@ -92,8 +92,12 @@ def first_guess(lines: Sequence[str], config: ReviewFiles, usual: str, text: set
     delimiters = [config.delimiter] if config.delimiter else dict.fromkeys([usual, *DELIMITERS])
     usual_quotes = [QUOTE, "'"] if lines and lines[0].startswith("'") else [QUOTE]
     quotes = usual_quotes if config.quote is None else [None if config.quote == "none" else config.quote]
-    escape = None if config.escape == "none" else config.escape
-    guesses = [Dialect(delimiter, quote, escape, columns) for quote in quotes for delimiter in delimiters]
+    guesses = [
+        Dialect(delimiter, quote, None if config.escape in ("none", quote) else config.escape, columns)
+        for quote in quotes
+        for delimiter in delimiters
+        if delimiter not in (quote, config.escape)
+    ]
     guesses += [replace(guess, is_wrapped=True) for guess in guesses]
 
     def fit(dialect: Dialect) -> int:
@@ -130,7 +134,7 @@ def are_records(lines: Sequence[str], fields: Sequence[str], dialect: Dialect) -
     """Tell whether lines that a quoted field joins to one record are records of their own.
 
     A quote that is a part of its review joins all lines up to the next one. That shows where each line has as many
-    fields as the record, and, as texts may hold commas, where the record has a number each line has one too.
+    fields as the record and, as texts may hold commas, the numbers that the record has before its text and behind it.
 
     Args:
         lines: those of the record.
@@ -143,8 +147,11 @@ def are_records(lines: Sequence[str], fields: Sequence[str], dialect: Dialect) -
     if dialect.delimiter in _RARE_IN_TEXT:
         return True
     numbers = [place for place, field in enumerate(fields) if _is_number(field)]
+    broken = [place for place, field in enumerate(fields) if "\n" in field]
+    if not (numbers and broken and numbers[0] < broken[0] and broken[-1] < numbers[-1]):
+        return False
     unquoted = [[field.strip(f"{dialect.quote} ") for field in line.split(dialect.delimiter)] for line in lines]
-    return bool(numbers) and all(_is_number(line[place]) for line in unquoted for place in numbers)
+    return all(_is_number(line[place]) for line in unquoted for place in numbers)
 
 
 def _is_number(field: str) -> bool:

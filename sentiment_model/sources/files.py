@@ -21,7 +21,7 @@ from sentiment_model.sources.columns import is_marker, mapping_of, text_column, 
 from sentiment_model.sources.compression import COMPRESSIONS, Compression, compression_of, read_chunks, zip_member
 from sentiment_model.sources.containers import HEAD_BYTES, foreign, is_parquet
 from sentiment_model.sources.delimited import find_dialect, read_delimited
-from sentiment_model.sources.escapes import unescaped
+from sentiment_model.sources.escapes import SAMPLE_ROWS, unescaped
 from sentiment_model.sources.json_documents import is_document
 from sentiment_model.sources.jsonl import discover, guess, read_jsonl, read_records
 from sentiment_model.sources.lines import as_utf8, split_lines, taken
@@ -111,13 +111,18 @@ def read_batches(
     partitions = _partitions(file.name)
     config = _with_preset(config)
     read = _read(file, config, batch_rows, only, row_groups, first_row, guess_types=guess_types)
+    text = mapping_of(config).columns.text
+    start = _read(file, config, SAMPLE_ROWS, {text}, None, 1, guess_types=False) if row_groups else None
     try:
-        for batch in unescaped(read, mapping_of(config).columns.text):
+        for read_batch in unescaped(read, text, start):
+            batch = _with_partitions(read_batch, partitions, only) if partitions else read_batch
             if any("\0" in name for name in batch.columns):  # which Arrow cannot write
                 raise SourceError(
                     f"{file.name} has zero bytes in the name of a column: is it UTF-16 or UTF-32, or no {file.format}?"
                 )
-            yield _with_partitions(batch, partitions, only) if partitions else batch
+            yield batch
+    except RecursionError as error:
+        raise SourceError(f"{file.name} nests values too deeply to be read") from error
     except pl.exceptions.PanicException as error:
         raise SourceError(f"{file.name} holds what polars cannot read: {error}") from error
 
@@ -246,6 +251,8 @@ def _opened(file: SourceFile, config: ReviewFiles) -> Iterator[_Content]:
         elif file.compression and not compression and head and not _is_text(head):
             raise SourceError(f"{file.name} is not {file.compression}, as its name says: it begins with {shown(head)}")
         start, rest = taken(read_chunks(raw, compression), HEAD_BYTES)
+        if compression and (again := compression_of(start)):
+            raise SourceError(f"{file.name} is packed twice, with {again} and {compression}; unpack it once")
         if what := foreign(start):
             raise SourceError(f"{file.name} {what}")
         chunks = chain([start], rest)

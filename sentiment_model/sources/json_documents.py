@@ -15,9 +15,10 @@ Record = dict[str, Any]
 # As Python's json and pandas read them, and as they write them.
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
-_NEXT = re.compile(r"[\n,\[]\s*(?=\{)")
-_STRAY_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
+_NEXT = re.compile(r"[\n,\[}][^\S\n]*+(?=\{)")  # no step is taken twice, however many lines are blank
+_STRAY_COMMA = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|,(?=\s*[}\]])', re.DOTALL)
 _HALF = re.compile("[\ud800-\udfff]")
+_HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
 _PYTHON = re.compile(r"\{\s*['}]")
 
@@ -82,18 +83,19 @@ class _NoNumbers(ast.NodeTransformer):
 
 
 def is_document(head: bytes) -> bool:
-    """Tell whether content that begins like this is an array or objects of several lines, not an object a line."""
+    """Tell whether content that begins like this is an array, or objects of several lines or several in the first."""
     text = head.decode(errors="replace").lstrip("\ufeff \t\r\n")
     if text.startswith("["):
         return True
-    first, _, others = text.partition("\n")
-    if not first.startswith("{") or not others or not isinstance(read_line(first.encode()), Fault):
+    if not text.startswith("{"):
         return False
+    first, _, others = text.partition("\n")
     try:
         _, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError) as error:
-        return not _is_certain(error, text)
-    return end > len(first)
+        return bool(others) and isinstance(read_line(first.encode()), Fault) and not _is_certain(error, text)
+    place = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
+    return end > len(first) or first.startswith("{", place)
 
 
 def read_documents(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[tuple[Record, int] | Fault]:
@@ -114,18 +116,19 @@ def read_documents(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[tupl
         if place < len(text):
             try:
                 value, end = _DECODER.raw_decode(text, place)
+                found = _checked(value, text[place:end])
             except (ValueError, RecursionError) as error:
                 is_too_long = len(text) - place > limit
                 if ended or is_too_long or _is_certain(error, text):
-                    found = _NEXT.search(text, place)
-                    if found or ended or is_too_long:
-                        end = found.end() if found else len(text)
+                    following = _NEXT.search(text, place)
+                    if following or ended or is_too_long:
+                        end = following.end() if following else len(text)
                         yield Fault("broken_json", f"no JSON: {_first_line(error)}", _raw(text[place : place + limit]))
                         place = end
                         continue
             else:
                 if end < len(text) or ended:  # or a number might go on
-                    yield _checked(value, text[place:end])
+                    yield found
                     place = end
                     continue
         if ended:
@@ -150,7 +153,7 @@ def _checked(value: Any, text: str) -> tuple[Record, int] | Fault:
         return Fault("broken_json", f"no JSON object, but {_kind(value)}", _raw(text))
     if _UNDECODED.search(text):
         return Fault("undecodable", "not UTF-8; files.encoding names another encoding", _raw(text))
-    return _sound(value), len(text)
+    return _sound(value) if _HALF_ESCAPED.search(text) else value, len(text)
 
 
 def _sound(value: Any) -> Any:

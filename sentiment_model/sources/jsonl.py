@@ -68,7 +68,7 @@ def _read_lines(lines: Iterator[bytes | Fault]) -> Iterator[tuple[Record, int] |
                 if isinstance(found, Fault):
                     yield found
                 else:
-                    yield from ((record, len(line)) for record in found)
+                    yield from ((record, len(line) // len(found)) for record in found)
 
 
 def _inside(record: Record, name: str, path: list[str]) -> Any:

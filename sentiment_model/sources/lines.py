@@ -98,18 +98,17 @@ def _transcoded(chunks: Iterator[bytes | Fault], encoding: str) -> Iterator[byte
     errors = "surrogatepass" if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")) else "surrogateescape"
     decoder = codecs.getincrementaldecoder(encoding)(errors)
 
-    def transcode(data: bytes, *, final: bool = False) -> bytes:
-        try:
-            return decoder.decode(data, final).encode("utf-8", errors)
-        except UnicodeDecodeError:  # an odd byte at the end
-            return b"\xff"
-
-    for chunk in chunks:
-        if isinstance(chunk, Fault):
-            yield chunk
-            return
-        yield transcode(chunk)
-    yield transcode(b"", final=True)
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, Fault):
+                yield chunk
+                return
+            yield decoder.decode(chunk).encode("utf-8", errors)
+        yield decoder.decode(b"", final=True).encode("utf-8", errors)
+    except UnicodeError as error:  # a half of a character at the end, or what the handler cannot keep
+        if errors == "surrogatepass" and isinstance(error, UnicodeDecodeError):
+            yield error.object[: error.start].decode(error.encoding, errors).encode("utf-8", errors)
+        yield Fault("undecodable", f"not {encoding}, what follows is lost: {error}")
 
 
 def _utf16(head: bytes) -> str | None:

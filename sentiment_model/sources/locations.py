@@ -1,12 +1,15 @@
 """Files on this machine and in object stores, through the same few calls."""
 
+import errno
 import glob
 import hashlib
 import io
 import os
 import re
+import stat
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
@@ -224,7 +227,10 @@ def _find_local(path: str) -> Found:
     try:
         if target.is_dir():
             _check_listable(target)
-            names, passed_over = _sorted_out(_walk(target))
+            unlisted: list[str] = []
+            names, passed_over = _sorted_out(_walk(target, unlisted))
+            if unlisted:
+                passed_over["below a folder that cannot be listed"] = sorted(unlisted)
             return Found(_local(str(target), names), by_name=False, passed_over=passed_over)
         if target.exists():
             return Found(_local(str(target.parent), [target.name]), by_name=True)
@@ -248,19 +254,28 @@ def _find_local(path: str) -> Found:
         raise SourceError(f"cannot list {path}: {error.strerror}; check the path and its permissions") from error
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the paths of all files below a folder, through links, but into no folder twice on one way."""
-    above = {str(root): frozenset({os.path.realpath(root)})}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        passed = above.pop(folder)
-        for name in list(folders):
-            inner = os.path.join(folder, name)  # noqa: PTH118  (os.walk speaks strings)
-            real = os.path.realpath(inner)
-            if real in passed:
-                folders.remove(name)
-            else:
-                above[inner] = passed | {real}
-        yield from (os.path.relpath(os.path.join(folder, file), root) for file in files)  # noqa: PTH118
+def _walk(root: Path, unlisted: list[str]) -> Iterator[str]:
+    """Yield the paths of all files below a folder, through links, but into no folder twice: a link may lead to others.
+
+    A folder that links lead to as well has its own name, or the first of theirs. What cannot be listed is noted.
+    """
+
+    def note(error: OSError) -> None:
+        unlisted.append(_printable(os.path.relpath(error.filename, root)))
+
+    seen = set()
+    waiting = deque([str(root)])
+    while waiting:
+        for folder, folders, files in os.walk(waiting.popleft(), onerror=note):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            paths = (os.path.join(folder, name) for name in folders)  # noqa: PTH118  (os.walk speaks strings)
+            waiting.extend(path for path in paths if os.path.islink(path))  # noqa: PTH114
+            yield from (os.path.relpath(os.path.join(folder, file), root) for file in files)  # noqa: PTH118
 
 
 def _sorted_out(names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -296,9 +311,14 @@ def _check_listable(folder: Path) -> None:
 def _local(root: str, names: list[str]) -> tuple[Location, ...]:
     found = []
     for name in sorted(names):
-        with suppress(FileNotFoundError):  # taken away or renamed since it was listed, or a link to nothing
-            stat = Path(root, name).stat()
-            found.append(Location(root, Path(name).as_posix(), stat.st_size, None, stat.st_mtime))
+        try:
+            state = Path(root, name).stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):  # gone since it was listed, or a link to nothing
+                raise
+        else:
+            if stat.S_ISREG(state.st_mode):  # to open a pipe waits for who writes into it
+                found.append(Location(root, Path(name).as_posix(), state.st_size, None, state.st_mtime))
     return tuple(found)
 
 

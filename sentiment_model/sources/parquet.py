@@ -106,7 +106,7 @@ def row_group_rows(file: str, content: BinaryIO) -> list[int]:
 def _damage_reported(file: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, pl.exceptions.PolarsError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         if isinstance(error, OSError) and error.errno:  # of the system; Arrow's own about a file's content has none
             raise FileAccessError(f"cannot read {file}: {error}") from error
         raise SourceError(f"{file} is no Parquet file or is damaged: {first_line(error)}") from error
@@ -149,6 +149,8 @@ def _held(dtype: pa.DataType) -> pa.DataType:
 
 
 def _cast(file: str, name: str, column: pa.Array, dtype: pa.DataType) -> pa.Array:
+    if "list_view<" in str(column.type) and "extension<" in str(column.type):  # of some of which Arrow crashes
+        raise _unreadable(file, name, column)
     try:
         return (column.storage if isinstance(column, pa.ExtensionArray) else column).cast(dtype)
     except pa.ArrowException as error:
