@@ -476,7 +476,7 @@ def test_a_broken_file_fails_alone_and_once(
     (inbox / name).write_text(content)
     run = run_on(inbox, shard_rows=200)
     # The group of six small files was cut into halves until the broken one was alone.
-    with pytest.raises(ScoringError, match=rf"1 of 11 shards failed; the other 10 .* published.*{name}: .*{reason}"):
+    with pytest.raises(ScoringError, match=rf"1 of 11 shards failed; the other 10 .* published.*{name}.*{reason}"):
         score(run)
     text = newest_artifact_of_a_flow("scores")
     assert text.startswith("# 1 of 11 shards or files failed; what the others labelled is published\n")
@@ -540,6 +540,10 @@ def test_what_fails_after_shards_failed_does_not_hide_them(tmp_path: Path) -> No
     ):
         raise StoreError("the disk is gone")
     assert isinstance(raised.value.__cause__, StoreError)
+    work = Work(Inbox({}, {}, None), ScoreTable(str(tmp_path), "key"), lambda _: Planned({}, {}, 0))
+    alone = Shard(name="a.csv", pieces=(Piece(file="a.csv", name="a.csv"),))
+    work.settle([alone], {}, {alone: SourceError("a.csv is a web page")})
+    assert work.failure() == "a.csv is a web page"
     with pytest.raises(StoreError, match="gone"), _raising(work_of(tmp_path)):
         raise StoreError("the disk is gone")
 

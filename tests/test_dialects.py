@@ -68,6 +68,17 @@ def test_a_quote_that_joins_lines_which_are_records_loses_none(tmp_path: Path, n
     assert len(found) == 6001
 
 
+def test_lines_that_are_counted_are_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'id,text\n1,"Best thing ever\n2,Never again"\n3,Average\n')
+    assert read(path) == ({2: 'Never again"', 3: "Average"}, {1: "broken_csv"})
+
+
+@pytest.mark.parametrize("content", ["id^text^stars\n1^good^5\n", "id;body;stars\n1;good;5\n"])
+def test_a_file_of_one_column_names_the_option_for_several(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SourceError, match=r"'id.*stars'; name the column with the text, or .* in --files.delimiter "):
+        read(write(tmp_path / "a.csv", content))
+
+
 def test_a_review_of_two_lines_is_no_two_records(tmp_path: Path) -> None:
     content = 'text,label\n"Nice, but\nbad",neg\n"Not, good\n1,2",1\n'
     assert texts(write(tmp_path / "a.csv", content)) == ["Nice, but\nbad", "Not, good\n1,2"]
@@ -118,7 +129,7 @@ def test_backslashes_escape_quotes_where_the_file_reads_better_so(tmp_path: Path
 def test_columns_are_named_where_there_is_no_header(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", '"0";"1";"so sad; and awful"\n"4";"2";"wonderful, really"\n')
     assert texts(path, column_names=("target", "id", "text")) == ["so sad; and awful", "wonderful, really"]
-    with pytest.raises(SourceError, match=r"a.csv.* files.column_names"):
+    with pytest.raises(SourceError, match=r"a.csv.* --files.column-names"):
         read(path)
     found, reasons = read(write(tmp_path / "b.csv", "1,good\n2\n3,bad\n"), column_names=("id", "text"))
     assert (found, reasons) == ({1: "good", 3: "bad"}, {2: "ragged_line"})
@@ -185,7 +196,9 @@ def test_what_is_not_utf8_names_the_option(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,text\n1,café\n2,bad\n3,good\n".encode("cp1252"))
     config = ReviewFiles(path=str(path))
     (batch,) = read_batches(list_files(config).files[0], config, 100)
-    assert batch.rejects["detail"].to_list() == ["not UTF-8; files.encoding names another encoding"]
+    assert batch.rejects["detail"].to_list() == [
+        "not UTF-8; --files.encoding (to train, --ingest.encoding) names another encoding"
+    ]
     # Bytes that the encoding does not have are quarantined too.
     found, reasons = read(write(tmp_path / "b.csv", b"id,text\n1,caf\xe9\n2,\x81\n"), encoding="cp1252")
     assert (found, reasons) == ({1: "café"}, {2: "undecodable"})
@@ -271,3 +284,9 @@ def test_whatever_is_written_with_quotes_is_read(
     for row, (text, _) in enumerate(rows, 1):
         is_empty = pl.Series([text]).str.strip_chars()[0] == ""
         assert reasons[row] == "empty_text" if is_empty else found[row] == text
+
+
+def test_a_header_in_other_letters_is_repeated_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,stars\ngood,5\n"TEXT", Stars\nbad,1\n')
+    assert read(path) == ({1: "good", 3: "bad"}, {2: "repeated_header"})
+    assert texts(write(tmp_path / "b.csv", "text\ngood\nText\n")) == ["good", "Text"]  # which a review may be

@@ -55,6 +55,7 @@ def test_columns_of_different_types_are_one_column_of_text(tmp_path: Path) -> No
         (pl.Series([MOMENT], dtype=pl.Datetime("ns")), "2020-01-01T01:02:03"),
         (dt.time(1, 2), "01:02:00"),
         (dt.timedelta(hours=1), "PT1H"),
+        (pl.Series([dt.timedelta(hours=1)], dtype=pl.Duration("ms")), "PT1H"),
         (2**53 + 1, "9007199254740993"),
         (1.5, "1.5"),
         (-73.98, "-73.98"),

@@ -29,6 +29,9 @@ SHAPES = {
     "lines with marks": "".join("\ufeff" + json.dumps(record) + "\n" for record in RECORDS),
     "Python's": "".join(f"{record}\n" for record in RECORDS),
     "Python's with commas": "".join(f"{record},\n" for record in RECORDS),
+    "Python's list": str(RECORDS),
+    "Python's list, an item a line": "[" + ",\n ".join(map(str, RECORDS)) + "]\n",
+    "commas before brackets in an array": json.dumps(RECORDS, indent=1).replace("\n }", ",\n }") + "\n",
     "commas before brackets": "".join(json.dumps(record).replace("}", ", }") + "\n" for record in RECORDS[:2])
     + json.dumps(RECORDS[2]),
 }
@@ -147,3 +150,12 @@ def test_deep_values_cost_their_own_record(tmp_path: Path, depth: int, half: str
         found, reasons = read(write(tmp_path / name, content))
         assert list(found.values())[-1] == "two"
         assert set(reasons.values()) <= {"broken_json"}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_inside_an_object_is_named(tmp_path: Path, indent: int | None) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"cursor": "x", "reviews": RECORDS}, indent=indent))
+    with pytest.raises(
+        SourceError, match=r"a.json has no column 'text'.* 'reviews' holds a list of objects: write each"
+    ):
+        read(path)

@@ -74,7 +74,7 @@ def test_packed_content_that_is_cut_off_is_not_taken_for_the_whole(tmp_path: Pat
     pack = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress, "xz": lzma.compress}
     if kind == "zip":
         content = zipped({"a.csv": lines})
-        with pytest.raises(SourceError, match=r"a.csv.zip: the zip archive is damaged or cut off"):
+        with pytest.raises(SourceError, match=r"a.csv.zip is a zip archive that is damaged or cut off"):
             read(write(tmp_path / "a.csv.zip", content[: len(content) // 2]))
         return
     content = pack[kind](lines)
@@ -97,7 +97,7 @@ def tar_of(content: bytes) -> bytes:
         (tar_of(CSV), "a.csv is a tar archive"),
         (gzip.compress(tar_of(CSV)), "a.csv is a tar archive"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a.csv is a Git LFS pointer"),
-        (zipped({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "a.csv: is a workbook"),
+        (zipped({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "a.csv is a workbook"),
         (gzip.compress(bz2.compress(CSV)), "a.csv is packed twice, with bz2 and gz"),
         (zipped({"a.csv": CSV, "b.csv": CSV}), r"is a zip archive of 2 files \(a.csv, b.csv ...\)"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
@@ -128,8 +128,9 @@ def test_a_format_that_is_given_holds_for_files_whose_names_say_nothing(tmp_path
     listing = listed(tmp_path, format="jsonl")
     assert listing.passed_over == {"ending in .md": ["notes.md"], "not jsonl": ["other.csv"]}
     assert listed(tmp_path).message() == (
-        "3 files passed over: 1 ending in .md (notes.md); 1 without an ending, which are read where files.format is "
-        "given (part-00000); 1 ending in .txt (part-00001.txt)"
+        "3 files passed over: 1 ending in .md (notes.md); 1 without an ending, which are read where --files.format (to "
+        "train, --ingest.format) is given (part-00000); 1 ending in .txt, which are read where --files.format (to "
+        "train, --ingest.format) is given (part-00001.txt)"
     )
 
 
@@ -158,7 +159,23 @@ def test_pipes_and_links_to_themselves_are_no_files(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", CSV)
     os.mkfifo(tmp_path / "b.csv")
     (tmp_path / "c.csv").symlink_to(tmp_path / "c.csv")
-    assert names(tmp_path) == ["a.csv"]
+    (tmp_path / "d.csv").symlink_to(tmp_path / "elsewhere.csv")
+    listing = listed(tmp_path)
+    assert [file.name for file in listing.files] == ["a.csv"]
+    assert listing.passed_over == {"that are no files": ["b.csv"], "that are links to nothing": ["c.csv", "d.csv"]}
+
+
+def test_a_table_in_name_that_is_json_inside_is_read_as_json(tmp_path: Path) -> None:
+    for content in (
+        b'[{"text": "good"}]',
+        b'\xef\xbb\xbf[\n {"text": "good"}\n]\n',
+        b'{"text": "good"}\n',
+        b"{'text': 'good'}",
+    ):
+        assert texts(write(tmp_path / "a.csv", content)) == ["good"]
+        assert texts(write(tmp_path / "a.csv.zip", zipped({"a.json": content}))) == ["good"]
+    assert texts(write(tmp_path / "b.csv", '{"odd"},text\n1,good\n')) == ["good"]
+    assert texts(write(tmp_path / "c.csv", '{"odd"}|1\n'), column_names=("text", "n")) == ['{"odd"}']
 
 
 def test_a_folder_below_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
@@ -212,6 +229,10 @@ def test_a_name_that_is_not_utf8_costs_no_other_file(tmp_path: Path) -> None:
         listing = listed(path)
         assert [file.name for file in listing.files] == ["ok.csv"]
         assert listing.passed_over == {"with a name that is not UTF-8": ["avis_caf\\xe9.csv"]}
+    (tmp_path / "ok.csv").unlink()
+    for path in (tmp_path, tmp_path / "*.csv"):
+        with pytest.raises(NoReviewsError, match=r"1 file passed over: 1 with a name that is not UTF-8"):
+            listed(path)
 
 
 def test_what_a_folder_hides_is_said(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_a_wrong_way_of_writing_shows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "id,text\n" + "1,a,b\n" * 5)
     assert "**This stops a run:** most of the first rows of a.csv" in preview(ReviewFiles(path=str(path)))
     path = write(tmp_path / "b.csv", "id,text\n1,café\n".encode("cp1252"))
-    assert "files.encoding names another encoding" in preview(ReviewFiles(path=str(path)))
+    shown = preview(ReviewFiles(path=str(path)))
+    assert "--files.encoding (to train, --ingest.encoding) names another encoding" in shown
+    assert "**This fails a run:** 1 of 1 rows cannot be scored, where max_bad_share is 5.0%" in shown
 
 
 def test_each_file_is_shown_and_the_first_rows_of_it_only(tmp_path: Path) -> None:

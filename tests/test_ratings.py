@@ -28,6 +28,7 @@ from sentiment_model.sources.ratings import read_ratings
         ("4★", 4, None),
         ("five stars", 5, None),
         ("one", 1, None),
+        ("4½", 4.5, None),
         ("★★★★", 4, None),
         ("★★★★☆", 4, 5),
         ("★★★½☆", 3.5, 5),

@@ -169,7 +169,7 @@ def _as_text(values: pl.Expr, dtype: pl.DataType | DataTypeClass) -> pl.Expr:
         return values.map_batches(_decoded, return_dtype=pl.String(), is_elementwise=True)
     if isinstance(dtype, pl.Datetime):
         return values.dt.to_string(_MOMENT + ("%:z" if dtype.time_zone else ""))
-    if dtype == pl.Duration():
+    if isinstance(dtype, pl.Duration):
         return values.dt.to_string("iso")
     return values.cast(pl.String())
 

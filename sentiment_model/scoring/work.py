@@ -102,9 +102,13 @@ class Work:
         if not self.reasons():
             return None
         failed = len(self.failures)
+        left = self.shards - failed
         what = [f"{failed} of {self.shards} shards failed"] if failed else []
         what += [f"{len(self.unreadable)} files cannot be read"] if self.unreadable else []
         (name, reason), *others = self.reasons().items()
         more = f" (and {len(others)} more)" if others else ""
-        published = f"the other {self.shards - failed} shards are published; run again to do only what is left"
-        return f"{' and '.join(what)}; {published}. {name}: {reason}{more}"
+        where = "" if reason.startswith((f"{name} ", f"{name}:")) else f"{name}: "
+        if not left and not others:
+            return f"{where}{reason}"
+        published = f"; the other {left:,} shards are published; run again to do only what is left" if left else ""
+        return f"{' and '.join(what)}{published}. {where}{reason}{more}"

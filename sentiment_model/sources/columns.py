@@ -1,5 +1,6 @@
 """Which column of a dump holds what, and what its values mean."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from polars.datatypes import DataTypeClass
 from sentiment_model.classes import fold
 from sentiment_model.config import Columns, IngestConfig, LabelledColumns, Preset, ReviewFiles
 from sentiment_model.errors import SourceError
+from sentiment_model.sources.records import options
 from sentiment_model.text.reviews import Batch
 
 
@@ -176,6 +178,18 @@ def column(frame: pl.DataFrame, name: str) -> pl.Expr | None:
     return expression
 
 
+def _advice(batch: Batch) -> str:
+    """Return what to do where a file has no column with the text."""
+    for name, values in batch.frame.to_dict().items():
+        first = values.drop_nulls().head(1)
+        if values.dtype == pl.String() and first.str.contains(r"^\s*\[\s*\{").any():
+            return f"its column {name!r} holds a list of objects: write each of these as a line of its own"
+    advice = "name the column with the text"
+    if len(batch.columns) == 1 and not re.fullmatch(r"[\w\s]+", batch.columns[0]):
+        advice += f", or what stands between several columns in {options('delimiter')}"
+    return f"{advice}, or where these are no names but the first review, all columns in {options('column-names')}"
+
+
 def text_column(batch: Batch, name: str) -> pl.Expr:
     """Return the column with the text.
 
@@ -187,8 +201,7 @@ def text_column(batch: Batch, name: str) -> pl.Expr:
     if expression is None:
         raise SourceError(
             f"text column missing: {file} has no column {name!r}, it has "
-            f"{', '.join(map(repr, batch.columns)) or 'none'}; name the column with the text, or where these are no "
-            "names but the first review, all columns in files.column_names"
+            f"{', '.join(map(repr, batch.columns)) or 'none'}; {_advice(batch)}"
         )
     dtype = batch.frame.select(expression).dtypes[0]
     if dtype.is_nested():

@@ -180,7 +180,7 @@ def zip_member(file: BinaryIO) -> zipfile.ZipInfo:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
     except _ZIP_DAMAGED as error:
-        raise SourceError(f"the zip archive is damaged or cut off: {error}") from error
+        raise SourceError(f"is a zip archive that is damaged or cut off: {error}") from error
     names = [member.filename for member in members]
     if "[Content_Types].xml" in names or "mimetype" in names[:1]:
         raise SourceError("is a workbook or a document of an office program; save it as CSV (UTF-8)")

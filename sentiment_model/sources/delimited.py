@@ -16,7 +16,7 @@ import polars as pl
 from sentiment_model.config import ReviewFiles
 from sentiment_model.errors import SourceError
 from sentiment_model.sources.dialects import QUOTE, Dialect, are_records, first_guess, has_no_quotes, separator
-from sentiment_model.sources.records import distinct, gather, shown
+from sentiment_model.sources.records import NOT_UTF8, distinct, gather, options, shown
 from sentiment_model.text.reviews import Batch, Fault
 
 csv.field_size_limit(2**31 - 1)  # for the whole process; what bounds a field here is the limit on its record
@@ -26,9 +26,7 @@ _AGAIN = 4  # times that lines are read again on average; more is for files that
 _SAMPLE_LINES, _SAMPLE_BYTES = 2000, 1 << 20
 _BACKSLASH = "\\"
 _NOWHERE = "\x1f"  # the unit separator, which no review has
-_OPTIONS = (
-    "say how it is written with files.delimiter, files.quote, files.escape, files.encoding and files.column_names"
-)
+_OPTIONS = f"say how it is written with {options('delimiter', 'quote', 'escape', 'encoding', 'column-names')}"
 _FEW = 2  # faulty records that say nothing of a file
 
 
@@ -44,6 +42,7 @@ class _Records:
         self._credit = limit  # bytes that may be read again
         self._undecodable = False
         self._header: list[str] | None = None
+        self._folded_header: list[str] | None = None
         self._width = len(dialect.columns) if dialect.columns else None
 
     def read_header(self) -> list[str] | Fault | None:
@@ -52,6 +51,7 @@ class _Records:
         if found is None or isinstance(found, Fault):
             return found
         self._header, _ = found
+        self._folded_header = _folded(self._header)
         self._taken.clear()
         self._width = len(self._header)
         return self._header
@@ -105,8 +105,8 @@ class _Records:
             where = "where the header has" if self._dialect.columns is None else "for column_names of"
             return self._give_up("ragged_line", f"{len(fields)} fields {where} {self._width}")
         if self._undecodable:
-            return Fault("undecodable", "not UTF-8; files.encoding names another encoding", self._taken[0])
-        if fields == self._header:
+            return Fault("undecodable", NOT_UTF8, self._taken[0])
+        if fields == self._header or (len(fields) > 1 and _folded(fields) == self._folded_header):
             return Fault("repeated_header", "the header once more, as in files that were joined", self._taken[0])
         if self._width is not None and len(self._taken) > 1 and self._dialect.quote:
             lines = [line.decode(errors="replace") for line in self._taken]
@@ -124,6 +124,10 @@ class _Records:
         self._taken.clear()
         self._undecodable = False
         return Fault(reason, detail, first)
+
+
+def _folded(fields: list[str]) -> list[str]:
+    return [field.strip().casefold() for field in fields]
 
 
 def _escapes_kept(line: str, dialect: Dialect) -> str:

@@ -9,6 +9,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from sentiment_model.config import ReviewFiles
 
@@ -134,7 +135,8 @@ def are_records(lines: Sequence[str], fields: Sequence[str], dialect: Dialect) -
     """Tell whether lines that a quoted field joins to one record are records of their own.
 
     A quote that is a part of its review joins all lines up to the next one. That shows where each line has as many
-    fields as the record and, as texts may hold commas, the numbers that the record has before its text and behind it.
+    fields as the record and, as texts may hold commas, the numbers that the record has before its text and behind it,
+    or numbers that count the lines.
 
     Args:
         lines: those of the record.
@@ -148,10 +150,16 @@ def are_records(lines: Sequence[str], fields: Sequence[str], dialect: Dialect) -
         return True
     numbers = [place for place, field in enumerate(fields) if _is_number(field)]
     broken = [place for place, field in enumerate(fields) if "\n" in field]
-    if not (numbers and broken and numbers[0] < broken[0] and broken[-1] < numbers[-1]):
-        return False
     unquoted = [[field.strip(f"{dialect.quote} ") for field in line.split(dialect.delimiter)] for line in lines]
-    return all(_is_number(line[place]) for line in unquoted for place in numbers)
+    if not all(_is_number(line[place]) for line in unquoted for place in numbers):
+        return False
+    if numbers and broken and numbers[0] < broken[0] and broken[-1] < numbers[-1]:
+        return True
+    return any(_are_counted([float(line[place]) for line in unquoted]) for place in numbers)
+
+
+def _are_counted(numbers: Sequence[float]) -> bool:
+    return all(following == number + 1 for number, following in pairwise(numbers))
 
 
 def _is_number(field: str) -> bool:

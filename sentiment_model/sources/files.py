@@ -4,6 +4,7 @@ Training and scoring read files through :func:`read_batches` and judge their tex
 so that a review which one accepts the other accepts too.
 """
 
+import re
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ FORMATS: dict[str, Format] = {
 }
 """By the ending of a file's name."""
 
+_JSON = re.compile(rb"""(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*(?:"[^"\n]*"|'[^'\n]*')\s*:""")  # no header begins so
 _MIN_RECORD_BYTES = 16 << 20
 # Text shrinks to a tenth at best, and a column of one value, which Parquet stores once for each page, weighs little
 # beside it; a bomb expands a thousand times with gzip, and more with zstd.
@@ -246,7 +248,7 @@ def _opened(file: SourceFile, config: ReviewFiles) -> Iterator[_Content]:
             try:
                 name = zip_member(raw).filename
             except SourceError as error:
-                raise SourceError(f"{file.name}: {error}") from error
+                raise SourceError(f"{file.name} {error}") from error
             raw.seek(0)
         elif file.compression and not compression and head and not _is_text(head):
             raise SourceError(f"{file.name} is not {file.compression}, as its name says: it begins with {shown(head)}")
@@ -256,18 +258,20 @@ def _opened(file: SourceFile, config: ReviewFiles) -> Iterator[_Content]:
         if what := foreign(start):
             raise SourceError(f"{file.name} {what}")
         chunks = chain([start], rest)
-        yield _Content(raw, chunks, compression, _format_of(start, file, name), config.encoding)
+        yield _Content(raw, chunks, compression, _format_of(start, file, name, config), config.encoding)
 
 
 def _is_text(head: bytes) -> bool:
     return b"\0" not in head and b"\x1b" not in head
 
 
-def _format_of(start: bytes, file: SourceFile, name: str) -> Format:
+def _format_of(start: bytes, file: SourceFile, name: str, config: ReviewFiles) -> Format:
     """Return the format by the first bytes; where these leave it open, by what was asked for or by the name."""
     if is_parquet(start):
         return "parquet"
     by_name = file.format or FORMATS.get(endings(name)[0])
+    if config.format == "auto" and not config.column_names and by_name in ("csv", "tsv") and _JSON.match(start):
+        return "jsonl"
     if by_name:
         return by_name
     return "jsonl" if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")) else "csv"

@@ -5,12 +5,17 @@ import codecs
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
+from sentiment_model.sources.records import NOT_UTF8
 from sentiment_model.text.reviews import Fault
 
 Record = dict[str, Any]
+
+_INNER_OBJECTS = 20  # that one which is no strict JSON may hold, as far as it is repaired
 
 # As Python's json and pandas read them, and as they write them.
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
@@ -31,8 +36,8 @@ def read_line(line: bytes) -> list[Record] | Fault:
     """
     try:
         text = line.decode().strip()
-    except UnicodeDecodeError as error:
-        return Fault("undecodable", f"not UTF-8: {error.reason}; files.encoding names another encoding", line)
+    except UnicodeDecodeError:
+        return Fault("undecodable", NOT_UTF8, line)
     records: list[Record] = []
     place = _BETWEEN.match(text).end()  # type: ignore[union-attr]  # it matches the empty string too
     try:
@@ -120,11 +125,15 @@ def read_documents(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[tupl
             except (ValueError, RecursionError) as error:
                 is_too_long = len(text) - place > limit
                 if ended or is_too_long or _is_certain(error, text):
-                    following = _NEXT.search(text, place)
-                    if following or ended or is_too_long:
-                        end = following.end() if following else len(text)
+                    ends = [following.end() for following in islice(_NEXT.finditer(text, place), _INNER_OBJECTS)]
+                    if len(ends) == _INNER_OBJECTS or ended or is_too_long:
+                        ends += [len(text)] if len(ends) < _INNER_OBJECTS else []
+                        if repaired := _repaired(text, place, ends):
+                            found, place = repaired
+                            yield found
+                            continue
                         yield Fault("broken_json", f"no JSON: {_first_line(error)}", _raw(text[place : place + limit]))
-                        place = end
+                        place = ends[0]
                         continue
             else:
                 if end < len(text) or ended:  # or a number might go on
@@ -141,6 +150,15 @@ def read_documents(chunks: Iterator[bytes | Fault], limit: int) -> Iterator[tupl
         yield fault
 
 
+def _repaired(text: str, place: int, ends: Iterable[int]) -> tuple[tuple[Record, int] | Fault, int] | None:
+    """Return the object at a place that is no strict JSON, and where it ends; None where it ends at none of `ends`."""
+    for end in ends:
+        piece = text[place:end]
+        with suppress(ValueError, RecursionError, MemoryError):
+            return _checked(_value(piece[: piece.rfind("}") + 1], 0)[0], piece), end
+    return None
+
+
 def _is_certain(error: Exception, text: str) -> bool:
     """Tell whether what is wrong is not that the text ends here."""
     if not isinstance(error, json.JSONDecodeError):
@@ -152,7 +170,7 @@ def _checked(value: Any, text: str) -> tuple[Record, int] | Fault:
     if not isinstance(value, dict):
         return Fault("broken_json", f"no JSON object, but {_kind(value)}", _raw(text))
     if _UNDECODED.search(text):
-        return Fault("undecodable", "not UTF-8; files.encoding names another encoding", _raw(text))
+        return Fault("undecodable", NOT_UTF8, _raw(text))
     return _sound(value) if _HALF_ESCAPED.search(text) else value, len(text)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from sentiment_model.errors import SourceError
 from sentiment_model.sources.json_documents import Record, is_document, read_documents, read_line
 from sentiment_model.sources.lines import split_lines, taken
-from sentiment_model.sources.records import gather, shown
+from sentiment_model.sources.records import gather, options, shown
 from sentiment_model.text.reviews import Batch, Fault
 
 MAX_COLUMNS = 1000
@@ -44,7 +44,7 @@ def read_records(
     if len(broken) > max(_FEW, len(some) / 2):
         raise SourceError(
             f"most of the first records of {file} cannot be read, {len(broken):,} of {len(some):,}: "
-            f"{broken[0].detail}: {shown(broken[0].raw)}; is it JSON? files.format names another format"
+            f"{broken[0].detail}: {shown(broken[0].raw)}; is it JSON? {options('format')} names another format"
         )
     path = text.split(".")
     for item in chain(some, records):

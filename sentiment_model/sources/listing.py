@@ -9,6 +9,7 @@ from sentiment_model.errors import FileAccessError, NoReviewsError
 from sentiment_model.sources.columns import mapping_of, top_level
 from sentiment_model.sources.files import FORMATS, SourceFile, endings
 from sentiment_model.sources.locations import Location, find
+from sentiment_model.sources.records import options
 
 _SAYS_NOTHING = {"", ".txt", ".text", ".dat", ".data", ".log", ".out", ".part"}
 """Endings of files that may be of any format."""
@@ -64,7 +65,9 @@ def list_files(config: ReviewFiles) -> Listing:
         elif by_name:
             passed_over.setdefault(f"not {given}", []).append(location.name)
         else:
-            why = f"ending in {ending}" if ending else "without an ending, which are read where files.format is given"
+            why = f"ending in {ending}" if ending else "without an ending"
+            if ending in _SAYS_NOTHING:
+                why += f", which are read where {options('format')} is given"
             passed_over.setdefault(why, []).append(location.name)
     if not found.by_name:
         files = _without_metadata(files, config, passed_over)

@@ -217,7 +217,7 @@ def find(path: str) -> Found:
     found = _find_objects(path) if re.match(r"^[a-z][a-z0-9+]*://", path) else _find_local(path)
     if not found.exists:
         raise SourceError(f"there is no file at {path}; name a file, a glob, a folder or an object-store URL")
-    if not found.locations and found.by_name:
+    if not found.locations and found.by_name and not found.passed_over:
         raise NoReviewsError(f"no file matches {path}")
     return found
 
@@ -231,9 +231,10 @@ def _find_local(path: str) -> Found:
             names, passed_over = _sorted_out(_walk(target, unlisted))
             if unlisted:
                 passed_over["below a folder that cannot be listed"] = sorted(unlisted)
-            return Found(_local(str(target), names), by_name=False, passed_over=passed_over)
+            locations = _local(str(target), names, passed_over)
+            return Found(locations, by_name=False, passed_over=passed_over)
         if target.exists():
-            return Found(_local(str(target.parent), [target.name]), by_name=True)
+            return Found(_local(str(target.parent), [target.name], {}), by_name=True)
         if not _WILDCARD.search(path):
             return Found((), by_name=True, exists=False)
         root = Path(*takewhile(lambda part: not _WILDCARD.search(part), target.parts))
@@ -246,10 +247,9 @@ def _find_local(path: str) -> Found:
             if Path(match).is_file()
         ]
         readable = [name for name in names if _is_utf8(name)]
-        passed_over = {_NOT_UTF8: [_printable(name) for name in names if not _is_utf8(name)]}
-        return Found(
-            _local(str(root), readable), by_name=True, passed_over=passed_over if len(readable) < len(names) else {}
-        )
+        others = [_printable(name) for name in names if not _is_utf8(name)]
+        passed_over = {_NOT_UTF8: others} if others else {}
+        return Found(_local(str(root), readable, passed_over), by_name=True, passed_over=passed_over)
     except OSError as error:
         raise SourceError(f"cannot list {path}: {error.strerror}; check the path and its permissions") from error
 
@@ -308,7 +308,8 @@ def _check_listable(folder: Path) -> None:
     os.scandir(folder).close()
 
 
-def _local(root: str, names: list[str]) -> tuple[Location, ...]:
+def _local(root: str, names: list[str], passed_over: dict[str, list[str]]) -> tuple[Location, ...]:
+    """Return the files of these names; what is no file is noted among what is passed over."""
     found = []
     for name in sorted(names):
         try:
@@ -316,9 +317,13 @@ def _local(root: str, names: list[str]) -> tuple[Location, ...]:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):  # gone since it was listed, or a link to nothing
                 raise
+            if Path(root, name).is_symlink():
+                passed_over.setdefault("that are links to nothing", []).append(name)
         else:
-            if stat.S_ISREG(state.st_mode):  # to open a pipe waits for who writes into it
+            if stat.S_ISREG(state.st_mode):
                 found.append(Location(root, Path(name).as_posix(), state.st_size, None, state.st_mtime))
+            else:  # to open a pipe waits for who writes into it
+                passed_over.setdefault("that are no files", []).append(name)
     return tuple(found)
 
 

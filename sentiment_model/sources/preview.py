@@ -62,6 +62,11 @@ def _section(file: SourceFile, config: ReviewFiles) -> Iterator[str]:
             tally.check()
         else:
             yield from _quarantine(usable.rejects)
+            if len(usable.rejects) > config.max_bad_share * rows:
+                yield (
+                    f"**This fails a run:** {len(usable.rejects):,} of {rows:,} rows cannot be scored, where "
+                    f"max_bad_share is {config.max_bad_share:.1%}"
+                )
     except SentimentError as error:
         yield f"**This stops a run:** {markdown_cell(str(error))}"
 

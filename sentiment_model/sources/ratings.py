@@ -12,6 +12,7 @@ _WORDS = {word: float(number) for number, word in enumerate(_DIGITS)}
 _OUT_OF = rf"^(?:rated |rating:? )?{_NUMBER}\s*(?:/|out of|of|von|sur|de|su|van|av|z)\s*{_NUMBER}(?:\s*{_STARS})?$"
 _PERCENT = rf"^{_NUMBER}\s*%$"
 _OF_STARS = rf"^{_NUMBER}\s*-?\s*{_STARS}$"
+_HALVES = r"^(\d+)\s*½$"
 _DECIMAL_COMMA = r"^([+-]?\d{1,3},\d{1,2})$"
 _DRAWN = rf"^{_FILLED}+½?{_HOLLOW}*$"
 _WORD = rf"^({'|'.join(_WORDS)})(?:[ -]{_STARS})?$"
@@ -46,6 +47,7 @@ def read_ratings(values: pl.Series) -> pl.DataFrame:
         _number(text.str.extract(_PERCENT)),
         _number(text.str.extract(_OF_STARS)),
         _number(text.str.extract(_DECIMAL_COMMA)),
+        _number(text.str.extract(_HALVES)) + 0.5,
         text.str.extract(_WORD).replace_strict(_WORDS, default=None, return_dtype=pl.Float64()),
         pl.when(is_drawn).then(filled + half.cast(pl.Float64()) / 2),
     )

@@ -19,6 +19,17 @@ _SHOWN = 80
 R = TypeVar("R")
 
 
+def options(*names: str) -> str:
+    """Return in words the options of the command line that say how files are read, for scoring and for training."""
+    said = [f"--files.{name}" for name in names]
+    more = f"--ingest.{names[0]}" if len(names) == 1 else "with ingest in place of files"
+    return f"{', '.join(said[:-1])}{' and ' if said[1:] else ''}{said[-1]} (to train, {more})"
+
+
+NOT_UTF8 = f"not UTF-8; {options('encoding')} names another encoding"
+"""What is said of undecodable text."""
+
+
 def gather(
     file: str,
     items: Iterable[tuple[R, int] | Fault],
